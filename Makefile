@@ -1,0 +1,34 @@
+# Two commands do all the set-up: `make demo` runs the main job, `make test` passes the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH ?= torch==2.13.0
+ARGS ?=
+
+# The CPU build of torch comes first: with no torch installed, a plain `pip install otreg` lets pip
+# pick the newest build, which brings gigabytes of CUDA packages that a laptop does not need.
+define install
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install -q "$(TORCH)"
+	$(BIN)/pip install -q -e ".[$(1)]"
+endef
+
+.PHONY: demo test lint install-dev clean
+
+demo:
+	$(call install,demo)
+	$(BIN)/otreg demo $(ARGS)
+
+install-dev:
+	$(call install,dev)
+
+test: install-dev
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest $(ARGS)
+
+lint: install-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) demo-out runs

@@ -1,0 +1,1 @@
+"""Evaluation: decoding, error rates, the modality gap, plots and the report."""

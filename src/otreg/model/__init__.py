@@ -1,0 +1,1 @@
+"""The speech language model: encoder, adapter, compression, language model."""

@@ -1,0 +1,1 @@
+"""Training: configuration, stages and the trainer."""
