@@ -1,0 +1,420 @@
+"""The configuration of a run: frozen dataclasses, read from YAML with dotted overrides.
+
+A recipe is data: which model, which manifests, and a list of stages, each saying what trains, on which
+objectives and how. Unknown keys are refused with the nearest name. Relative paths mean relative to the
+current directory, in the file as on the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import pydantic
+from pydantic import BeforeValidator, ConfigDict, Field, Strict
+from pydantic.dataclasses import dataclass
+
+from otreg.training._loading import (
+    ConfigError,
+    apply_overrides,
+    check_key,
+    describe_errors,
+    dump_yaml,
+    nearest,
+    parse_yaml,
+)
+
+__all__ = [
+    "CROSS_ENTROPY",
+    "ConfigError",
+    "DataConfig",
+    "LoraConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "RunConfig",
+    "StageConfig",
+    "config_from_dict",
+    "config_to_dict",
+    "load_config",
+    "save_config",
+]
+
+CROSS_ENTROPY = "cross_entropy"
+"""The objective every stage has: next-token cross-entropy on the transcript, weight 1 unless given."""
+
+TRAINABLE_GROUPS = ("adapter", "lora", "language_model", "audio_tower")
+STAGE_MODEL_KEYS = (
+    "snap",
+    "snap_temperature",
+    "merge_threshold",
+    "drop_threshold",
+    "drop_temperature",
+)
+_STAGE_OWN_ARGUMENTS = {
+    "output_dir": "--out",
+    "seed": "seed",
+    "max_steps": "steps",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "gradient_accumulation_steps",
+    "learning_rate": "learning_rate",
+    "optim": "optimizer",
+    "lr_scheduler_type": "scheduler",
+    "warmup_steps": "warmup_fraction",
+    "warmup_ratio": "warmup_fraction",
+    "weight_decay": "weight_decay",
+    "max_grad_norm": "max_grad_norm",
+    "remove_unused_columns": "nothing (the collator needs every column)",
+}
+
+
+def _as_number(value: Any) -> Any:
+    """Let a quoted "2e-6" be a number; refuse true / false, which pydantic would read as 1 / 0."""
+    if isinstance(value, bool):
+        raise ValueError(f"expected a number, received {value!r}")
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            raise ValueError(f"expected a number, received {value!r}") from None
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"expected a finite number, received {value!r}")
+    return value
+
+
+def _as_list(value: Any) -> Any:
+    """One path where a list of paths is expected is a list of one."""
+    return [value] if isinstance(value, (str, os.PathLike)) else value
+
+
+Number = Annotated[float, BeforeValidator(_as_number)]
+NonNegative = Annotated[Number, Field(ge=0)]
+Fraction = Annotated[Number, Field(ge=0, le=1)]
+Count = Annotated[int, Strict(), Field(ge=1)]
+Flag = Annotated[bool, Strict()]
+Name = Annotated[str, Field(min_length=1)]
+Paths = Annotated[list[Path], BeforeValidator(_as_list)]
+
+_frozen = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+
+
+@_frozen
+class LoraConfig:
+    """Low-rank updates of the language model (peft); they train in stages that list `lora`.
+
+    Args:
+        r: rank.
+        alpha: scale; the update is multiplied by alpha / r.
+        dropout: on the update's input.
+        target_modules: names of linear layers; None = the attention projections of the language model.
+    """
+
+    r: Count = 8
+    alpha: NonNegative = 16.0
+    dropout: Fraction = 0.0
+    target_modules: list[Name] | None = None
+
+
+@_frozen
+class ModelConfig:
+    """What the run starts from. None everywhere else = the model's own default (`SpeechLMConfig`).
+
+    Args:
+        init: a run folder or a saved speech language model to go on from; towers and adapter are then its own.
+        audio_tower: folder or Hub id of a speech encoder.
+        language_model: folder or Hub id of a causal language model.
+        adapter_type: `stack_mlp` or `conv`.
+        adapter_stack: encoder frames that become one speech embedding.
+        adapter_hidden_size: width inside the adapter.
+        adapter_layers: blocks of the convolutional adapter.
+        adapter_kernel: frames under a kernel of the convolutional adapter.
+        prompt_template: the prompt of language models without a chat template.
+        instruction: the user's words in the prompt of language models with a chat template.
+        lora: low-rank updates of the language model.
+        snap, snap_temperature, merge_threshold, drop_threshold, drop_temperature: compression and snap from
+            the first stage on; a stage's own `model` changes them from that stage on.
+        dtype: of the towers' weights, such as `bfloat16`.
+    """
+
+    init: str | None = None
+    audio_tower: str | None = None
+    language_model: str | None = None
+    adapter_type: str | None = None
+    adapter_stack: Count | None = None
+    adapter_hidden_size: Count | None = None
+    adapter_layers: Count | None = None
+    adapter_kernel: Count | None = None
+    prompt_template: str | None = None
+    instruction: str | None = None
+    lora: LoraConfig | None = None
+    snap: Fraction | None = None
+    snap_temperature: NonNegative | None = None
+    merge_threshold: Number | None = None
+    drop_threshold: Number | None = None
+    drop_temperature: NonNegative | None = None
+    dtype: str | None = None
+
+
+@_frozen
+class DataConfig:
+    """What the run reads.
+
+    Args:
+        train: manifests (JSONL) to train on.
+        validation: manifests for the loss on held-out speech, at the end of every stage.
+        cache_encoder: encode every utterance once and keep the frozen encoder's outputs in memory.
+        cache_batch_size: utterances encoded at a time for the cache.
+    """
+
+    train: Paths = dataclasses.field(default_factory=list)
+    validation: Paths = dataclasses.field(default_factory=list)
+    cache_encoder: Flag = False
+    cache_batch_size: Count = 16
+
+
+@_frozen
+class ObjectiveConfig:
+    """One term of a stage's loss.
+
+    Args:
+        weight: its coefficient; 0 leaves it out altogether.
+        type: the objective's registered name (default: the key it stands under), or
+            `python.module:callable` for one of your own: called with the options, it returns the objective.
+        warmup_fraction: share of the stage's steps over which the weight rises linearly from 0.
+        options: keyword arguments of the objective.
+    """
+
+    weight: NonNegative
+    type: Name | None = None
+    warmup_fraction: Fraction = 0.0
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@_frozen
+class StageConfig:
+    """One stage: what trains, on which objectives, and how.
+
+    Args:
+        name: names the stage's folder and its log entries.
+        train: the groups that train, of `adapter`, `lora`, `language_model`, `audio_tower`.
+        objectives: by name; `cross_entropy` has weight 1 unless it is listed.
+        model: compression and snap from this stage on (null switches one off).
+        steps: optimiser steps; or
+        epochs: passes over the data.
+        batch_size: utterances in a micro-batch; or
+        max_tokens: language-model positions in a micro-batch, padding included.
+        gradient_accumulation_steps: micro-batches in an optimiser step.
+        learning_rate: peak.
+        optimizer: a name of transformers' `optim`.
+        scheduler: a name of transformers' `lr_scheduler_type`.
+        warmup_fraction: share of the steps over which the learning rate rises.
+        weight_decay, max_grad_norm: as in transformers.
+        trainer: further `transformers.TrainingArguments`, such as `bf16: true`.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    train: Annotated[list[Name], Field(min_length=1)]
+    objectives: dict[Name, ObjectiveConfig] = dataclasses.field(default_factory=dict)
+    model: dict[Name, Number | None] = dataclasses.field(default_factory=dict)
+    steps: Count | None = None
+    epochs: Annotated[Number, Field(gt=0)] | None = None
+    batch_size: Count | None = None
+    max_tokens: Count | None = None
+    gradient_accumulation_steps: Count = 1
+    learning_rate: Annotated[Number, Field(gt=0)]
+    optimizer: Name = "adamw_torch"
+    scheduler: Name = "cosine"
+    warmup_fraction: Fraction = 0.05
+    weight_decay: NonNegative = 0.0
+    max_grad_norm: NonNegative = 1.0
+    trainer: dict[Name, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(f"stage {self.name!r}: give either steps or epochs (exactly one)")
+        if (self.batch_size is None) == (self.max_tokens is None):
+            raise ValueError(
+                f"stage {self.name!r}: give either batch_size or max_tokens (exactly one)"
+            )
+        for group in self.train:
+            if group not in TRAINABLE_GROUPS:
+                raise ValueError(
+                    f"stage {self.name!r}: cannot train {group!r}; {nearest(group, TRAINABLE_GROUPS)}"
+                )
+        for key in self.model:
+            check_key(key, STAGE_MODEL_KEYS, "model")
+        self._check_objectives()
+        self._check_trainer()
+
+    @property
+    def cross_entropy_weight(self) -> float:
+        """The coefficient of the transcript's cross-entropy."""
+        objective = self.objectives.get(CROSS_ENTROPY)
+        return 1.0 if objective is None else objective.weight
+
+    def auxiliary(self) -> dict[str, ObjectiveConfig]:
+        """The objectives beside cross-entropy that have a weight."""
+        return {
+            name: objective
+            for name, objective in self.objectives.items()
+            if name != CROSS_ENTROPY and objective.weight > 0
+        }
+
+    def _check_objectives(self) -> None:
+        from otreg.alignment import OBJECTIVES
+
+        for name, objective in self.objectives.items():
+            kind = objective.type or name
+            where = f"stage {self.name!r}: objective {name!r}"
+            if name == CROSS_ENTROPY:
+                if objective.options or objective.type not in (None, CROSS_ENTROPY):
+                    raise ValueError(f"{where} takes a weight alone, no type and no options")
+                if objective.warmup_fraction:
+                    raise ValueError(f"{where} takes no warmup_fraction; the learning rate has one")
+            elif ":" not in kind and kind not in OBJECTIVES:
+                known = (CROSS_ENTROPY, *OBJECTIVES)
+                raise ValueError(
+                    f"{where}: unknown objective {kind!r}; {nearest(kind, known)} "
+                    "(one of your own: type: python.module:callable)"
+                )
+        if self.cross_entropy_weight == 0 and not self.auxiliary():
+            raise ValueError(f"stage {self.name!r}: every objective has weight 0, nothing to train")
+
+    def _check_trainer(self) -> None:
+        from transformers import TrainingArguments
+
+        known = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
+        for key in self.trainer:
+            if key in _STAGE_OWN_ARGUMENTS:
+                raise ValueError(
+                    f"stage {self.name!r}: trainer.{key} is set through {_STAGE_OWN_ARGUMENTS[key]}"
+                )
+            check_key(key, known, "trainer")
+
+
+@_frozen
+class RunConfig:
+    """A run: one model through a list of stages.
+
+    Args:
+        seed: of initial weights, data order and dropout, everywhere.
+        model: what to start from.
+        data: what to read.
+        stages: in order; they share one model in memory.
+    """
+
+    seed: Annotated[int, Strict(), Field(ge=0, lt=2**32)] = 0
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    stages: Annotated[list[StageConfig], Field(min_length=1)]
+
+    def __post_init__(self) -> None:
+        names = [stage.name for stage in self.stages]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(
+                f"stages: the name {repeated[0]!r} stands twice; name every stage apart"
+            )
+        if any("lora" in stage.train for stage in self.stages) and self.model.lora is None:
+            raise ValueError(
+                "a stage trains 'lora', but model.lora is missing: give it, e.g. {r: 8}"
+            )
+        if self.data.cache_encoder and any("audio_tower" in stage.train for stage in self.stages):
+            raise ValueError(
+                "data.cache_encoder needs a frozen encoder, but a stage trains 'audio_tower': "
+                "drop one of the two"
+            )
+
+    def check_ready(self) -> None:
+        """Refuse what can be seen to be missing before anything is loaded.
+
+        Raises:
+            ConfigError: no model or no data, or conflicting ways to name the model.
+        """
+        model = self.model
+        if model.init is not None:
+            fixed = [
+                name
+                for name in ("audio_tower", "language_model")
+                + tuple(n for n in ModelConfig.__dataclass_fields__ if n.startswith("adapter_"))
+                if getattr(model, name) is not None
+            ]
+            if fixed:
+                raise ConfigError(
+                    f"model.{fixed[0]} cannot change the model that model.init loads: drop one of the two"
+                )
+        else:
+            for name in ("audio_tower", "language_model"):
+                if getattr(model, name) is None:
+                    raise ConfigError(
+                        f"model.{name} is missing: give a folder or a Hub id, e.g. model.{name}=PATH "
+                        "(or model.init=RUN to go on from an earlier run)"
+                    )
+        if not self.data.train:
+            raise ConfigError("data.train is missing: give manifests, e.g. data.train=train.jsonl")
+        for path in (*self.data.train, *self.data.validation):
+            if not path.is_file():
+                raise ConfigError(
+                    f"data: no such manifest: {str(path)!r} (relative paths start at the current directory)"
+                )
+
+
+def config_from_dict(data: Any, *, source: str | Path = "configuration") -> RunConfig:
+    """Validate plain data as a `RunConfig`.
+
+    Raises:
+        ConfigError: naming every wrong key, with the nearest known name where a key is unknown.
+    """
+    if not isinstance(data, Mapping):
+        raise ConfigError(
+            f"{source}: expected a mapping with the keys {sorted(RunConfig.__dataclass_fields__)}, "
+            f"received {type(data).__name__}"
+        )
+    for key in data:
+        if not isinstance(key, str):
+            raise ConfigError(f"{source}: expected a name as key, received {key!r}")
+    try:
+        return pydantic.TypeAdapter(RunConfig).validate_python(dict(data))
+    except pydantic.ValidationError as error:
+        raise describe_errors(error, RunConfig, source) from None
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML configuration and apply dotted overrides.
+
+    Args:
+        path: the YAML file.
+        overrides: `key=value` strings, such as `stages.1.objectives.otreg.weight=0`.
+
+    Returns:
+        The validated configuration.
+
+    Raises:
+        ConfigError: the file is missing or not YAML, or a key or value is wrong.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"no such configuration file: {str(path)!r}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration {str(path)!r}: {error}") from None
+    data = parse_yaml(text, source=str(path))
+    if not isinstance(data, Mapping):
+        return config_from_dict(data, source=path)
+    return config_from_dict(apply_overrides(data, overrides), source=path)
+
+
+def config_to_dict(config: RunConfig) -> dict[str, Any]:
+    """The resolved configuration as plain data: every default filled in, paths as strings."""
+    data: dict[str, Any] = pydantic.TypeAdapter(RunConfig).dump_python(config, mode="json")
+    return data
+
+
+def save_config(config: RunConfig, path: str | Path) -> None:
+    """Write the resolved configuration as YAML; `load_config` reads it back to an equal object."""
+    Path(path).write_text(dump_yaml(config_to_dict(config)), encoding="utf-8")
