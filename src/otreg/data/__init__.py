@@ -1,1 +1,54 @@
-"""Data: manifests, audio, collation."""
+"""Data: manifests, audio, the dataset, the batch, the sampler and the encoder cache.
+
+No audio package is imported before the first file is opened.
+"""
+
+from otreg.data.audio import (
+    MAX_DURATION_S,
+    SAMPLE_RATE_HZ,
+    AudioError,
+    AudioInfo,
+    audio_info,
+    load_audio,
+)
+from otreg.data.collate import IGNORED_LABEL, SpeechTextCollator
+from otreg.data.dataset import Example, Processor, SpeechTextDataset, as_utterances
+from otreg.data.encoder_cache import (
+    EncoderCache,
+    StaleCacheError,
+    build_encoder_cache,
+    encoder_fingerprint,
+)
+from otreg.data.manifest import (
+    ManifestError,
+    Utterance,
+    read_manifest,
+    read_manifests,
+    write_manifest,
+)
+from otreg.data.sampler import TokenBudgetBatchSampler
+
+__all__ = [
+    "IGNORED_LABEL",
+    "MAX_DURATION_S",
+    "SAMPLE_RATE_HZ",
+    "AudioError",
+    "AudioInfo",
+    "EncoderCache",
+    "Example",
+    "ManifestError",
+    "Processor",
+    "SpeechTextCollator",
+    "SpeechTextDataset",
+    "StaleCacheError",
+    "TokenBudgetBatchSampler",
+    "Utterance",
+    "as_utterances",
+    "audio_info",
+    "build_encoder_cache",
+    "encoder_fingerprint",
+    "load_audio",
+    "read_manifest",
+    "read_manifests",
+    "write_manifest",
+]

@@ -1,0 +1,209 @@
+"""Audio files to mono float32 samples at 16 kHz, or an error that names file and manifest line.
+
+The header is checked before anything is decoded: a 363 KB FLAC can hold two hours. What a decoder
+passes over in silence (a cut WAV, Ogg or MP3 file, NaN samples, no samples) is an error here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from otreg.data._containers import ContainerError, check_container
+from otreg.data.manifest import Utterance
+
+if TYPE_CHECKING:
+    import soundfile
+
+SAMPLE_RATE_HZ = 16000
+MAX_DURATION_S = 600.0
+END_TOLERANCE_S = 0.01  # end_s may pass the file's end by this much: durations come rounded
+FORMATS = {"WAV": "wav", "WAVEX": "wav", "RF64": "wav", "FLAC": "flac", "OGG": "ogg", "MP3": "mp3"}
+
+_MIN_RATE_HZ, _MAX_RATE_HZ = 1000, 768000
+_BLOCK_SAMPLES = 1 << 18
+
+
+class AudioError(ValueError):
+    """Audio that cannot be used; the message names the file and, where known, the manifest line."""
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What an audio file's header says of an utterance, before decoding.
+
+    Args:
+        sample_rate_hz: the file's own rate.
+        num_channels: the file's channels.
+        start, stop: the utterance's first sample and the one after its last, at the file's rate.
+
+    """
+
+    sample_rate_hz: int
+    num_channels: int
+    start: int
+    stop: int
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the utterance in seconds."""
+        return (self.stop - self.start) / self.sample_rate_hz
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples that `load_audio` returns, at 16 kHz."""
+        return resampled_length(self.stop - self.start, self.sample_rate_hz)
+
+
+def resampled_length(num_samples: int, sample_rate_hz: int) -> int:
+    """Number of samples at 16 kHz that `num_samples` at another rate become (soxr's rounding)."""
+    return (2 * num_samples * SAMPLE_RATE_HZ + sample_rate_hz) // (2 * sample_rate_hz)
+
+
+def audio_info(utterance: Utterance, *, max_duration_s: float = MAX_DURATION_S) -> AudioInfo:
+    """Check an utterance's audio file by its header, without decoding it.
+
+    Args:
+        utterance: what to look at.
+        max_duration_s: longest utterance that is accepted, in seconds (its segment where it has
+            one). The default keeps one damaged or hostile header from filling the memory.
+
+    Returns:
+        Rate, channels and the span of samples that belong to the utterance.
+
+    Raises:
+        AudioError: for anything that cannot be decoded in full.
+
+    """
+    with _open(utterance) as file:
+        return _info(file, utterance, max_duration_s)
+
+
+def load_audio(utterance: Utterance, *, max_duration_s: float = MAX_DURATION_S) -> np.ndarray:
+    """Decode an utterance: channels averaged, resampled to 16 kHz (soxr, high quality).
+
+    Args:
+        utterance: what to load; only its segment is decoded where it has one.
+        max_duration_s: as in `audio_info`.
+
+    Returns:
+        (samples,) float32, at SAMPLE_RATE_HZ, in the file's own scale (full scale = 1).
+
+    Raises:
+        AudioError: for anything that cannot be decoded in full, and for NaN or infinite samples.
+
+    """
+    with _open(utterance) as file:
+        info = _info(file, utterance, max_duration_s)
+        samples = _decode(file, info, utterance)
+    if not np.isfinite(samples).all():
+        first = int(np.flatnonzero(~np.isfinite(samples))[0])
+        at_s = (info.start + first) / info.sample_rate_hz
+        raise _error(
+            utterance, f"holds NaN or infinite samples, the first at {at_s:.3f} s; write it again"
+        )
+    if info.sample_rate_hz != SAMPLE_RATE_HZ:
+        import soxr
+
+        samples = soxr.resample(samples, info.sample_rate_hz, SAMPLE_RATE_HZ, quality="HQ")
+    if len(samples) == 0:
+        raise _error(utterance, f"is too short: {info.duration_s:.6f} s is no sample at 16 kHz")
+    return np.ascontiguousarray(samples, dtype=np.float32)
+
+
+def _error(utterance: Utterance, problem: str) -> AudioError:
+    return AudioError(f"{utterance.name}: audio file {utterance.audio} {problem}")
+
+
+def _open(utterance: Utterance) -> soundfile.SoundFile:
+    import soundfile
+
+    path = Path(utterance.audio)
+    if not path.is_file():
+        raise _error(utterance, "does not exist or is no file; correct the path")
+    if path.stat().st_size == 0:
+        raise _error(utterance, "is empty (0 bytes); copy or make it again")
+    try:
+        file = soundfile.SoundFile(path)
+    except (soundfile.SoundFileError, OSError, TypeError) as error:
+        raise _error(
+            utterance, f"cannot be opened ({error}); expected an intact wav, flac, ogg or mp3 file"
+        ) from error
+    try:
+        if file.format not in FORMATS:
+            raise _error(
+                utterance,
+                f"is {file.format}; expected wav, flac, ogg or mp3: convert it, e.g. to flac",
+            )
+        check_container(path, FORMATS[file.format])
+    except ContainerError as error:
+        file.close()
+        raise _error(utterance, str(error)) from error
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _info(file: soundfile.SoundFile, utterance: Utterance, max_duration_s: float) -> AudioInfo:
+    rate_hz, num_frames = file.samplerate, file.frames
+    if not _MIN_RATE_HZ <= rate_hz <= _MAX_RATE_HZ:
+        raise _error(
+            utterance,
+            f"claims {rate_hz} samples a second; expected {_MIN_RATE_HZ} to {_MAX_RATE_HZ}",
+        )
+    if num_frames <= 0:
+        raise _error(utterance, "holds no samples; remove the line or make the file again")
+    file_s = num_frames / rate_hz
+    start_s = utterance.start_s or 0.0
+    end_s = file_s if utterance.end_s is None else utterance.end_s
+    if start_s < 0 or start_s >= file_s:
+        raise _error(utterance, f"lasts {file_s:.3f} s, so start_s {start_s} lies outside of it")
+    if end_s > file_s + END_TOLERANCE_S:
+        raise _error(utterance, f"lasts {file_s:.3f} s, so end_s {end_s} lies outside of it")
+    start, stop = round(start_s * rate_hz), min(round(end_s * rate_hz), num_frames)
+    info = AudioInfo(rate_hz, file.channels, start, stop)
+    if stop <= start:
+        raise _error(utterance, f"has no sample between start_s {start_s} and end_s {end_s}")
+    if info.duration_s > max_duration_s:
+        raise _error(
+            utterance,
+            f"holds an utterance of {info.duration_s:.1f} s, above max_duration_s "
+            f"{max_duration_s:g}; cut it with start_s and end_s, or raise max_duration_s",
+        )
+    return info
+
+
+def _decode(file: soundfile.SoundFile, info: AudioInfo, utterance: Utterance) -> np.ndarray:
+    """Decode info's span block by block, averaging channels, so memory holds one channel only."""
+    mono = np.empty(info.stop - info.start, dtype=np.float32)
+    done = 0
+    try:
+        if info.start:
+            file.seek(info.start)
+        block_frames = max(1, _BLOCK_SAMPLES // info.num_channels)
+        while done < len(mono):
+            wanted = min(block_frames, len(mono) - done)
+            block = file.read(wanted, dtype="float32", always_2d=True)
+            if len(block) == 0:
+                break
+            mono[done : done + len(block)] = (
+                block[:, 0] if info.num_channels == 1 else block.mean(axis=1)
+            )
+            done += len(block)
+    except (RuntimeError, OSError) as error:  # soundfile.LibsndfileError is a RuntimeError
+        at_s = (info.start + done) / info.sample_rate_hz
+        raise _error(
+            utterance, f"cannot be decoded at {at_s:.3f} s ({error}); copy or make it again"
+        ) from error
+    if done < len(mono):
+        at_s = (info.start + done) / info.sample_rate_hz
+        raise _error(
+            utterance,
+            f"is truncated: its header promises samples up to {info.stop / info.sample_rate_hz:.3f}"
+            f" s, decoding ended at {at_s:.3f} s; copy or make it again",
+        )
+    return mono
