@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from otreg.evaluation.modality_gap import MEASURES, ModalityGap, _spearman_with_position
+from otreg.evaluation.measures import MEASURES
+from otreg.evaluation.modality_gap import ModalityGap, _spearman_with_position
 
 
 def measure(speech, ids, table, *, lengths=None, text_lengths=None, **options):
