@@ -1,0 +1,299 @@
+"""Word and character error rates, with counts, intervals and a normaliser that has a name.
+
+Whisper's basic normaliser removes combining marks and so damages Indic scripts (arXiv 2409.02449);
+this one keeps them.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+CHARACTER_LANGUAGES = frozenset({"zh", "cmn", "yue", "ja", "jpn", "th", "tha", "lo", "my", "mya"})
+RUNAWAY_MULTIPLE = 2.0
+RUNAWAY_MIN_WORDS = 5
+BOOTSTRAP_SAMPLES = 1000
+BOOTSTRAP_SEED = 0
+
+_APOSTROPHES = frozenset("'\u2019\u2018\u02bc\uff07`\u00b4")
+_ZERO_WIDTH_SPACE = "\u200b"
+_DOTLESS_LANGUAGES = frozenset({"tr", "az"})
+_BOOTSTRAP_BLOCK = 1 << 22
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """A text normaliser with the name and version that results record.
+
+    Args:
+        name: what it is called.
+        version: changed whenever an output changes.
+        function: (text, language) -> normalised text.
+
+    """
+
+    name: str
+    version: str
+    function: Callable[[str, str], str]
+
+    def __call__(self, text: str, language: str) -> str:
+        """Return the normalised text."""
+        return self.function(text, language)
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.version}"
+
+
+def normalize_text(text: str, language: str) -> str:
+    """Bring a transcript to the form in which words are compared.
+
+    NFKC and lower case. Letters, digits and the combining marks on them stay; so does an apostrophe
+    between two of them (don't, l'eau). Format characters (soft hyphen, joiners, direction marks)
+    go. Everything else, punctuation and symbols among it, separates words. Where characters are the
+    words (`is_character_language`), the spaces go too.
+
+    Example:
+        >>> normalize_text("Don’t STOP — “हिन्दी”!", "en")
+        "don't stop हिन्दी"
+
+    Args:
+        text: the transcript.
+        language: its language code; Turkish and Azeri have their own lower case of I.
+
+    Returns:
+        Words with single spaces between them; "" where nothing is left.
+
+    """
+    text = "".join(
+        "'" if character in _APOSTROPHES else character
+        for character in text
+        if unicodedata.category(character) != "Cf" or character == _ZERO_WIDTH_SPACE
+    )
+    text = unicodedata.normalize("NFKC", text)
+    if _primary(language) in _DOTLESS_LANGUAGES:
+        text = text.replace("\u0130", "i").replace("I", "\u0131")
+    text = unicodedata.normalize("NFKC", text.lower())
+    output: list[str] = []
+    for character, following in zip(text, text[1:] + " ", strict=True):
+        category = unicodedata.category(character)[0]
+        in_word = bool(output) and output[-1] != " "
+        if category in "LN" or (in_word and category == "M"):
+            output.append(character)
+        elif character == "'" and in_word and unicodedata.category(following)[0] in "LN":
+            output.append(character)
+        else:
+            output.append(" ")
+    separator = "" if is_character_language(language) else " "
+    return separator.join("".join(output).split())
+
+
+BASIC_NORMALIZER = Normalizer("otreg-basic", "1", normalize_text)
+
+
+def is_character_language(language: str) -> bool:
+    """Tell whether words are not written apart: zh, ja, th, lo and my, with their longer codes."""
+    return _primary(language) in CHARACTER_LANGUAGES
+
+
+@dataclass(frozen=True)
+class ErrorRates:
+    """Error rates of one set of utterances in one language.
+
+    Args:
+        num_utterances: utterances.
+        num_words: words of the references; characters where characters are the words.
+        wer: (substitutions + deletions + insertions) / num_words, a fraction.
+        cer: the same over characters, spaces counted; equals wer where characters are the words.
+        substitutions, deletions, insertions: of words.
+        empty: hypotheses without a word where the reference has one.
+        runaway: hypotheses that reached the token limit, or that have more words than
+            RUNAWAY_MULTIPLE times those of the reference (of RUNAWAY_MIN_WORDS, if it has fewer).
+        wer_low, wer_high: 95 % interval of wer, by bootstrap over utterances.
+        unit: "word" or "character", what num_words and wer count.
+        normalizer: name and version of the normaliser.
+
+    """
+
+    num_utterances: int
+    num_words: int
+    wer: float
+    cer: float
+    substitutions: int
+    deletions: int
+    insertions: int
+    empty: int
+    runaway: int
+    wer_low: float
+    wer_high: float
+    unit: str
+    normalizer: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields by name, for results.json."""
+        return asdict(self)
+
+
+def error_rates(
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    *,
+    language: str,
+    normalizer: Normalizer = BASIC_NORMALIZER,
+    hit_limit: Sequence[bool] | None = None,
+) -> ErrorRates:
+    """Compare hypotheses with references, summed over utterances.
+
+    Equation: wer = sum_i (S_i + D_i + I_i) / sum_i N_i, by minimal edits per utterance (jiwer).
+
+    Args:
+        references: transcripts.
+        hypotheses: what was decoded, in the same order.
+        language: language code of all of them; decides what a word is.
+        normalizer: brings both sides to a comparable form.
+        hit_limit: per utterance, whether decoding stopped at the token limit; None = nowhere.
+
+    Returns:
+        Rates, counts and the interval.
+
+    Raises:
+        ValueError: for sequences of different lengths, or references without a single word.
+
+    Source:
+        The interval: Bisani and Ney, Bootstrap estimates for confidence intervals in ASR
+        performance evaluation, ICASSP 2004; percentiles of BOOTSTRAP_SAMPLES resamples drawn with a
+        fixed seed.
+
+    """
+    import jiwer
+    from jiwer.transforms import ReduceToListOfListOfChars, ReduceToListOfListOfWords
+
+    limits = [False] * len(references) if hit_limit is None else list(hit_limit)
+    if not len(references) == len(hypotheses) == len(limits):
+        raise ValueError(
+            f"expected as many hypotheses as references, received {len(references)} references, "
+            f"{len(hypotheses)} hypotheses and {len(limits)} limits"
+        )
+    normal_references = [normalizer(text, language) for text in references]
+    normal_hypotheses = [normalizer(text, language) for text in hypotheses]
+    wordless = sum(not text for text in normal_references)
+    if wordless == len(references):
+        raise ValueError(
+            f"none of the {len(references)} references holds a word after {normalizer}; "
+            "expected at least one"
+        )
+    if wordless:
+        logger.warning(
+            "%d of %d references hold no word after %s; every word decoded there is an insertion",
+            wordless,
+            len(references),
+            normalizer,
+        )
+    to_characters = ReduceToListOfListOfChars()
+    by_character = is_character_language(language)
+    to_words = to_characters if by_character else ReduceToListOfListOfWords()
+    words = jiwer.process_words(normal_references, normal_hypotheses, to_words, to_words)
+    characters = jiwer.process_characters(
+        normal_references, normal_hypotheses, to_characters, to_characters
+    )
+    num_words = np.array([len(row) for row in words.references])
+    num_decoded = np.array([len(row) for row in words.hypotheses])
+    errors = np.array([_count_errors(alignment) for alignment in words.alignments])
+    too_long = num_decoded > RUNAWAY_MULTIPLE * np.maximum(num_words, RUNAWAY_MIN_WORDS)
+    wer_low, wer_high = _bootstrap_interval(errors, num_words)
+    return ErrorRates(
+        num_utterances=len(references),
+        num_words=int(num_words.sum()),
+        wer=float(errors.sum() / num_words.sum()),
+        cer=float(characters.cer),
+        substitutions=words.substitutions,
+        deletions=words.deletions,
+        insertions=words.insertions,
+        empty=int(((num_decoded == 0) & (num_words > 0)).sum()),
+        runaway=int((too_long | np.array(limits, dtype=bool)).sum()),
+        wer_low=wer_low,
+        wer_high=wer_high,
+        unit="character" if by_character else "word",
+        normalizer=str(normalizer),
+    )
+
+
+def error_rates_by_language(
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    languages: Sequence[str],
+    *,
+    normalizer: Normalizer = BASIC_NORMALIZER,
+    hit_limit: Sequence[bool] | None = None,
+) -> dict[str, ErrorRates]:
+    """Return `error_rates` of each language apart, in the order in which languages first appear.
+
+    Args:
+        references, hypotheses, normalizer, hit_limit: as in `error_rates`.
+        languages: language code of each utterance.
+
+    """
+    limits = [False] * len(references) if hit_limit is None else list(hit_limit)
+    rates = {}
+    for language in dict.fromkeys(languages):
+        rows = [
+            row
+            for row in zip(references, hypotheses, languages, limits, strict=True)
+            if row[2] == language
+        ]
+        rates[language] = error_rates(
+            [row[0] for row in rows],
+            [row[1] for row in rows],
+            language=language,
+            normalizer=normalizer,
+            hit_limit=[row[3] for row in rows],
+        )
+    return rates
+
+
+def macro_average(values: Iterable[float]) -> float:
+    """Return the plain mean, such as of one wer per corpus: each corpus counts the same.
+
+    Raises:
+        ValueError: for no value, or one that is not finite.
+
+    """
+    numbers = [float(value) for value in values]
+    if not numbers or not all(math.isfinite(number) for number in numbers):
+        raise ValueError(f"expected at least one value, all finite, received {numbers}")
+    return math.fsum(numbers) / len(numbers)
+
+
+def _primary(language: str) -> str:
+    return language.replace("_", "-").split("-")[0].lower()
+
+
+def _count_errors(alignment: Iterable[Any]) -> int:
+    """Count the edits of one utterance; a chunk covers as many as its longer side."""
+    return sum(
+        max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
+        for chunk in alignment
+        if chunk.type != "equal"
+    )
+
+
+def _bootstrap_interval(errors: np.ndarray, num_words: np.ndarray) -> tuple[float, float]:
+    """Return the 2.5 and 97.5 % points of sum(errors) / sum(num_words) over resamples."""
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    size = len(errors)
+    per_block = max(1, _BOOTSTRAP_BLOCK // size)
+    samples: list[np.ndarray] = []
+    for first in range(0, BOOTSTRAP_SAMPLES, per_block):
+        count = min(per_block, BOOTSTRAP_SAMPLES - first)
+        drawn = rng.integers(size, size=(count, size))
+        words = num_words[drawn].sum(axis=1)
+        samples.append(errors[drawn].sum(axis=1)[words > 0] / words[words > 0])
+    low, high = np.quantile(np.concatenate(samples), [0.025, 0.975])
+    return float(low), float(high)
