@@ -82,12 +82,11 @@ def normalize_text(text: str, language: str) -> str:
         text = text.replace("\u0130", "i").replace("I", "\u0131")
     text = unicodedata.normalize("NFKC", text.lower())
     output: list[str] = []
-    for character, following in zip(text, text[1:] + " ", strict=True):
+    for character, following in zip(text, text[1:] + " ", strict=False):
         category = unicodedata.category(character)[0]
         in_word = bool(output) and output[-1] != " "
-        if category in "LN" or (in_word and category == "M"):
-            output.append(character)
-        elif character == "'" and in_word and unicodedata.category(following)[0] in "LN":
+        inside = character == "'" and unicodedata.category(following)[0] in "LN"
+        if category in "LN" or (in_word and (category == "M" or inside)):
             output.append(character)
         else:
             output.append(" ")
