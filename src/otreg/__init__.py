@@ -1,3 +1,51 @@
 """otreg: optimal-transport regularisation of speech-text alignment (OTReg, arXiv 2508.08131)."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from otreg.alignment import CTC, AlignmentOutput, OTReg
+    from otreg.model import SpeechLMConfig, SpeechLMForConditionalGeneration, SpeechLMProcessor
+    from otreg.pair import SpeechTextPair
+    from otreg.transport import TransportResult, sinkhorn
+
+# Each public name is imported on first use, so that the losses need torch alone and a command line
+# answers before transformers is loaded.
+_HOME = {
+    "AlignmentOutput": "otreg.alignment",
+    "CTC": "otreg.alignment",
+    "OTReg": "otreg.alignment",
+    "SpeechLMConfig": "otreg.model",
+    "SpeechLMForConditionalGeneration": "otreg.model",
+    "SpeechLMProcessor": "otreg.model",
+    "SpeechTextPair": "otreg.pair",
+    "TransportResult": "otreg.transport",
+    "sinkhorn": "otreg.transport",
+}
+
+__all__ = [
+    "CTC",
+    "AlignmentOutput",
+    "OTReg",
+    "SpeechLMConfig",
+    "SpeechLMForConditionalGeneration",
+    "SpeechLMProcessor",
+    "SpeechTextPair",
+    "TransportResult",
+    "__version__",
+    "sinkhorn",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from the module where it lives."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'otreg' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names, those not imported yet included."""
+    return sorted(set(globals()) | set(__all__))

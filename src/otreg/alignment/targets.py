@@ -1,0 +1,146 @@
+"""The targets of transport: the transcript's unique embeddings and the pad anchor."""
+
+# ruff: noqa: F722
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from otreg._shapes import Bool, Float
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The unique targets of each utterance, in order of first occurrence.
+
+    Args:
+        embeddings: (batch, targets, dim), without gradient; 0 at padding.
+        mask: (batch, targets) boolean, True = real.
+        counts: (batch, targets) how many transcript tokens each target stands for (1 for the pad anchor);
+            0 at padding.
+        token_index: (batch, targets) position in the transcript of each target's first token; -1 for the pad
+            anchor and at padding.
+        anchor: (batch, targets) boolean, True at the pad anchor.
+        occurrences: (batch, tokens) the target that each transcript token belongs to; -1 at padding.
+    """
+
+    embeddings: Tensor
+    mask: Tensor
+    counts: Tensor
+    token_index: Tensor
+    anchor: Tensor
+    occurrences: Tensor
+
+
+def unique_targets(
+    text: Float[Tensor, "batch tokens dim"],
+    mask: Bool[Tensor, "batch tokens"],
+    threshold: float | None,
+    pad_embedding: Float[Tensor, " dim"] | None = None,
+) -> Targets:
+    """De-duplicate a transcript's embeddings by cosine, greedily from the left.
+
+    A token opens a new target unless its cosine to an earlier target is at or above the threshold; then it
+    belongs to the earliest such target. The pad anchor comes last and is de-duplicated like a token: where
+    a token's row is that close to the pad row, the utterance has no anchor of its own.
+
+    Args:
+        text: (batch, tokens, dim) embeddings, finite everywhere.
+        mask: (batch, tokens) boolean, True = real.
+        threshold: cosine in (-1, 1]; 1 = only equal directions; None = keep all tokens apart.
+        pad_embedding: (dim,) the pad token's row, appended as the pad anchor; None = no anchor.
+
+    Returns:
+        Targets, padded to the largest number of targets in the batch.
+
+    Source: OTReg (arXiv 2508.08131), unique transcript embeddings with the pad token's row; the order of
+        de-duplication is not published.
+    """
+    batch, tokens, dim = text.shape
+    text = text.detach()
+    if pad_embedding is not None:
+        anchor_row = pad_embedding.detach().to(text.dtype).expand(batch, 1, dim)
+        text = torch.cat([text, anchor_row], 1)
+        mask = torch.cat([mask, mask.new_ones(batch, 1)], 1)
+    length = text.shape[1]
+    position = torch.arange(length, device=text.device)
+
+    if threshold is None:
+        is_first = mask
+        first = position.expand(batch, length)
+    else:
+        unit = F.normalize(text if text.dtype == torch.float64 else text.float(), dim=-1)
+        close = (
+            torch.bmm(unit, unit.transpose(1, 2)) >= threshold - 1e-6
+        )  # equal rows round below 1
+        close = close & mask.unsqueeze(1) & mask.unsqueeze(2)
+        is_first = mask.clone()
+        for j in range(length - 1):  # tokens close to a target cannot open one
+            is_first[:, j + 1 :] &= ~(close[:, j, j + 1 :] & is_first[:, j : j + 1])
+        belongs = close & is_first.unsqueeze(1)
+        belongs = belongs | torch.diag_embed(
+            is_first
+        )  # a zero row is close to nothing, not even itself
+        first = belongs.to(torch.uint8).argmax(2)  # the earliest
+
+    column = (is_first.cumsum(1) - 1).gather(1, first)  # (batch, length)
+    column = torch.where(mask, column, -1)
+    num_targets = int(is_first.sum(1).max())
+    order = torch.argsort(~is_first, dim=1, stable=True)[:, :num_targets]
+    target_mask = is_first.gather(1, order)
+    embeddings = text.gather(1, order.unsqueeze(2).expand(-1, -1, dim))
+    embeddings = torch.where(target_mask.unsqueeze(2), embeddings, 0.0)
+    anchor = target_mask & (order >= tokens)
+    token_index = torch.where(target_mask & ~anchor, order, -1)
+    occurrences = column[:, :tokens]
+    counts = torch.zeros(batch, num_targets + 1, dtype=torch.long, device=text.device)
+    counts.scatter_add_(
+        1, torch.where(mask[:, :tokens], occurrences, num_targets), torch.ones_like(occurrences)
+    )
+    counts = torch.where(anchor, 1, counts[:, :num_targets])
+    return Targets(embeddings, target_mask, counts, token_index, anchor, occurrences)
+
+
+def position_cost(
+    frame_mask: Bool[Tensor, "batch frames"],
+    text_mask: Bool[Tensor, "batch tokens"],
+    targets: Targets,
+    width: float,
+) -> Float[Tensor, "batch frames targets"]:
+    """How far each frame is, in time, from where its target stands in the transcript.
+
+    D_ij = min over the occurrences k of target j of ((i + 1/2)/n - (k + 1/2)/T)^2 / width^2, and 0 for the pad
+    anchor, which may stand anywhere; n frames, T tokens (all of them, repeated ones included).
+
+    Args:
+        frame_mask: (batch, frames) boolean, True = real; real frames need not be contiguous.
+        text_mask: (batch, tokens) boolean, True = real.
+        targets: the unique targets.
+        width: deviation that costs 1, as a share of the utterance, > 0.
+
+    Returns:
+        (batch, frames, targets) float32; 0 at padding.
+
+    Source: positions as part of the cost follow Le et al. 2023 (arXiv 2301.11716); the minimum over
+        occurrences, which keeps repeated tokens apart in time though they share a target, is ours.
+    """
+    frame_at = _relative_position(frame_mask)
+    token_at = _relative_position(text_mask)
+    apart = (
+        frame_at.unsqueeze(2) - token_at.unsqueeze(1)
+    ).square() / width**2  # (batch, frames, tokens)
+    batch, frames, _ = apart.shape
+    num_targets = targets.mask.shape[1]
+    column = torch.where(text_mask, targets.occurrences, num_targets)
+    nearest = apart.new_full((batch, frames, num_targets + 1), float("inf"))
+    column = column.unsqueeze(1).expand(-1, frames, -1)
+    nearest = nearest.scatter_reduce(2, column, apart, "amin")[:, :, :num_targets]
+    free = targets.anchor | ~targets.mask
+    return torch.where(free.unsqueeze(1) | ~frame_mask.unsqueeze(2), 0.0, nearest)
+
+
+def _relative_position(mask: Tensor) -> Tensor:
+    """Centres of the real positions as shares of the real length, in (0, 1)."""
+    rank = mask.cumsum(1).float() - 0.5
+    return rank / mask.sum(1, keepdim=True)

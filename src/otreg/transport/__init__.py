@@ -1,0 +1,6 @@
+"""Optimal transport on padded batches of arrays; knows nothing of speech."""
+
+from otreg.transport.cost import cosine_cost, cosine_similarity
+from otreg.transport.sinkhorn import TransportResult, sinkhorn
+
+__all__ = ["TransportResult", "cosine_cost", "cosine_similarity", "sinkhorn"]

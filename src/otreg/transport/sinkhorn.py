@@ -1,0 +1,357 @@
+"""Entropic optimal transport on padded batches: the readable reference solver."""
+
+# ruff: noqa: F722
+import logging
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from otreg._shapes import Bool, Float, Int
+from otreg.transport.implicit import ImplicitPlan
+
+logger = logging.getLogger(__name__)
+
+GRADIENT_MODES = ("envelope", "unrolled", "implicit")
+
+_SWEEPS_PER_CHECK = 10  # sweeps between two absorptions; convergence is looked at there
+_MAX_DRIFT = 30.0  # how far log u and log v may run before they are absorbed
+_LOG_TINY = {torch.float32: -80.0, torch.float64: -650.0}  # exp of less is slow (denormal) or 0
+_MAX_RATE = 0.999  # cap on the estimated rate; higher ones make the momentum overshoot
+
+
+@dataclass(frozen=True)
+class TransportResult:
+    """A batch of solved transport problems.
+
+    Args:
+        plan: (batch, n, m) the transport plan; exactly 0 where a mass is 0.
+        value: (batch,) <P, C> + epsilon KL(P | a b') + rho_a KL(P 1 | a) + rho_b KL(P' 1 | b), the rho terms
+            only on relaxed sides; its gradient with respect to the cost is the plan.
+        f: (batch, n) row potentials, P_ij = a_i b_j exp((f_i + g_j - C_ij) / epsilon); 0 at padding.
+        g: (batch, m) column potentials; 0 at padding.
+        num_iters: (batch,) sweeps that each problem took.
+        marginal_error: (batch,) L1 distance of the plan's marginals from where they must be, as a share of
+            the mass: from a and b on balanced sides, from what the next update would make them on
+            relaxed ones.
+        converged: (batch,) True where marginal_error <= tol.
+    """
+
+    plan: Tensor
+    value: Tensor
+    f: Tensor
+    g: Tensor
+    num_iters: Tensor
+    marginal_error: Tensor
+    converged: Tensor
+
+
+def sinkhorn(
+    cost: Float[Tensor, "batch n m"],
+    a: Float[Tensor, "batch n"],
+    b: Float[Tensor, "batch m"],
+    *,
+    epsilon: float,
+    tol: float = 1e-3,
+    max_iter: int = 1000,
+    rho_a: float | None = None,
+    rho_b: float | None = None,
+    gradient: Literal["envelope", "unrolled", "implicit"] = "envelope",
+    init: Float[Tensor, "batch m"] | None = None,
+) -> TransportResult:
+    """Solve a padded batch of entropic transport problems, each as if it were alone.
+
+    min_P  <P, C> + epsilon KL(P | a b')   subject to  P 1 = a,  P' 1 = b,
+
+    where rho_a (rho_b) replaces the constraint on the rows (columns) by rho KL(P 1 | a). One sweep is
+
+        g <- g + alpha (tau_b T(f) - g) + beta (last change of g),  T(f)_j = -epsilon log sum_i a_i e^((f_i - C_ij)/epsilon)
+        f <- tau_a T'(g),                                          tau = rho / (rho + epsilon), 1 if balanced.
+
+    alpha and beta, of a heavy ball, start at 1 and 0 (plain Sinkhorn) and follow each problem's own
+    observed rate of convergence. Potentials live in the log domain; between two checks the sweeps
+    multiply by K = a b' exp((f + g - C)/epsilon), from which the potentials move by a bounded factor only.
+
+    Args:
+        cost: (batch, n, m) costs; anything at padding, NaN and infinity included.
+        a: (batch, n) row masses >= 0; a zero mass is padding.
+        b: (batch, m) column masses >= 0; with both sides balanced each problem's totals must agree.
+        epsilon: entropic regularisation > 0, in units of the cost.
+        tol: the marginal error at which a problem stops, > 0.
+        max_iter: the most sweeps, >= 1.
+        rho_a: strength >= 0 of the KL penalty on the rows; None = balanced; 0 = rows are free.
+        rho_b: the same for the columns.
+        gradient: what autograd sees. "envelope": the value's exact gradient, the plan is detached. "unrolled": the
+            plan also carries the gradient of the iterations that made it (memory grows with num_iters).
+            "implicit": the plan also carries the exact gradient of the optimum, by one m x m solve.
+            The value's gradient is the plan in every mode. Masses carry no gradient.
+        init: (batch, m) column potentials g to start from, such as an earlier result's; None = 0.
+
+    Returns:
+        TransportResult in float32 whatever the autocast (float64 stays float64). A problem that did not
+        reach tol has converged False and is logged as a warning.
+
+    Raises:
+        ValueError: on shapes, masses or options out of range.
+
+    Source: Cuturi 2013 (arXiv 1306.0895); KL-relaxed marginals: Chizat et al. 2018 (arXiv 1607.05816), Algorithm 1;
+        absorption: Schmitzer 2019 (arXiv 1610.06519), section 3.1; over-relaxation: Thibault et al. 2017
+        (arXiv 1711.01851), here as Polyak's heavy ball on g so that rows stay exact.
+
+    Example:
+        >>> cost = torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])
+        >>> half = torch.full((1, 2), 0.5)
+        >>> sinkhorn(cost, half, half, epsilon=0.1).plan.round(decimals=2)
+        tensor([[[0.5000, 0.0000],
+                 [0.0000, 0.5000]]])
+    """
+    _check_options(epsilon, tol, max_iter, rho_a, rho_b, gradient)
+    _check_shapes(cost, a, b, init)
+    dtype = torch.float64 if cost.dtype == torch.float64 else torch.float32
+    with torch.autocast(device_type=cost.device.type, enabled=False):
+        a, b = a.detach().to(dtype), b.detach().to(dtype)
+        _check_masses(a, b, balanced=rho_a is None and rho_b is None)
+        real = (a > 0).unsqueeze(2) & (b > 0).unsqueeze(1)
+        cost = torch.where(real, cost.to(dtype), 0.0)
+        start = torch.zeros_like(b) if init is None else init.detach().to(dtype)
+        start = torch.where(b > 0, start, 0.0)
+        tau_a, tau_b = _tau(rho_a, epsilon), _tau(rho_b, epsilon)
+
+        with torch.set_grad_enabled(torch.is_grad_enabled() and gradient == "unrolled"):
+            f, g, num_iters, error = _solve(cost, a, b, start, epsilon, tau_a, tau_b, tol, max_iter)
+            plan = _plan(cost, a, b, f, g, epsilon, real)
+        converged = error <= tol
+        if not bool(converged.all()):
+            logger.warning(
+                "sinkhorn: %d of %d problems did not reach a marginal error of %g in %d sweeps (largest "
+                "error %.2e) at epsilon %g; raise max_iter, tol or epsilon",
+                int((~converged).sum()),
+                len(converged),
+                tol,
+                max_iter,
+                float(error.max()),
+                epsilon,
+            )
+        f, g = f.detach(), g.detach()
+        value = _value(cost, plan.detach(), a, b, f, g, epsilon, rho_a, rho_b)
+        if gradient == "implicit" and cost.requires_grad:
+            plan = ImplicitPlan.apply(cost, plan, epsilon, tau_a, tau_b)
+    return TransportResult(plan, value, f, g, num_iters, error, converged)
+
+
+def _solve(
+    cost: Float[Tensor, "batch n m"],
+    a: Float[Tensor, "batch n"],
+    b: Float[Tensor, "batch m"],
+    g: Float[Tensor, "batch m"],
+    epsilon: float,
+    tau_a: float,
+    tau_b: float,
+    tol: float,
+    max_iter: int,
+) -> tuple[
+    Float[Tensor, "batch n"],
+    Float[Tensor, "batch m"],
+    Int[Tensor, " batch"],
+    Float[Tensor, " batch"],
+]:
+    """Iterate to the fixed point of the sweeps: potentials, sweeps taken, marginal error."""
+    rows, columns = a > 0, b > 0
+    log_tiny = _LOG_TINY[cost.dtype]
+    tiny = math.exp(log_tiny)
+    log_mass = _log(a).unsqueeze(2) + _log(b).unsqueeze(1) - cost / epsilon
+    f = -epsilon * torch.logsumexp(_log(b).unsqueeze(1) + (g.unsqueeze(1) - cost) / epsilon, 2)
+    f = torch.where(rows, tau_a * f, 0.0)
+
+    mass = a.sum(1).clamp(min=tiny)
+    num_iters = torch.zeros(len(cost), dtype=torch.long, device=cost.device)
+    rate = torch.zeros(len(cost), 1, dtype=cost.dtype, device=cost.device)
+    change = torch.zeros_like(g)  # the last change of g, in units of epsilon
+    last_error: Tensor | None = None
+    sweeps = 0
+    while True:
+        # Absorb: K is the plan of the potentials so far.
+        kernel = log_mass + f.unsqueeze(2) / epsilon + g.unsqueeze(1) / epsilon
+        kernel = kernel.clamp(min=log_tiny).exp()
+        u = rows.to(cost.dtype)
+        columns_sum = torch.bmm(u.unsqueeze(1), kernel).squeeze(1)
+        error = _residual(columns_sum, b, g, epsilon, tau_b, tiny)
+        rows_sum = torch.bmm(kernel, columns.to(cost.dtype).unsqueeze(2)).squeeze(2)
+        error = error + _residual(rows_sum * rows, a, f, epsilon, tau_a, tiny)
+        error = error.detach() / mass
+        active = ~(error <= tol)
+        if sweeps >= max_iter or not bool(active.any()):
+            return f, g, num_iters, error
+
+        block = min(_SWEEPS_PER_CHECK, max_iter - sweeps)
+        if last_error is not None:
+            rate, change = _update_rate(rate, change, error, last_error)
+        alpha, beta = _heavy_ball(rate)
+        log_v = torch.zeros_like(g)
+        for _ in range(block):
+            # T(f) = g + epsilon (log b/(K'u) - log v): the update that would make columns sum to b.
+            target = g / epsilon + (b.clamp(min=tiny) / columns_sum.clamp(min=tiny)).log()
+            change = alpha * (tau_b * target - g / epsilon - log_v) + beta * change
+            log_v = torch.where(columns, (log_v + change).clamp(-_MAX_DRIFT, _MAX_DRIFT), 0.0)
+            v = torch.where(columns, log_v.exp(), 0.0)
+            row_scale = torch.bmm(kernel, v.unsqueeze(2)).squeeze(2)
+            target = f / epsilon + (a.clamp(min=tiny) / row_scale.clamp(min=tiny)).log()
+            log_u = (tau_a * target - f / epsilon).clamp(-_MAX_DRIFT, _MAX_DRIFT)
+            log_u = torch.where(rows, log_u, 0.0)
+            u = torch.where(rows, log_u.exp(), 0.0)
+            columns_sum = torch.bmm(u.unsqueeze(1), kernel).squeeze(1)
+        moving = active.unsqueeze(1)
+        f = torch.where(moving, f + epsilon * log_u, f)
+        g = torch.where(moving, g + epsilon * log_v, g)
+        num_iters = num_iters + block * active
+        last_error = error
+        sweeps += block
+
+
+def _heavy_ball(rate: Float[Tensor, "batch 1"]) -> tuple[Tensor, Tensor]:
+    """Polyak's optimal step and momentum for an iteration map with eigenvalues in [0, rate]."""
+    root = (1 - rate).sqrt()
+    return 4 / (1 + root) ** 2, ((1 - root) / (1 + root)) ** 2
+
+
+def _update_rate(
+    rate: Float[Tensor, "batch 1"],
+    change: Float[Tensor, "batch m"],
+    error: Float[Tensor, " batch"],
+    last_error: Float[Tensor, " batch"],
+) -> tuple[Tensor, Tensor]:
+    """Read the rate of plain Sinkhorn off the error's decay q per sweep under heavy ball.
+
+    A mode with eigenvalue l obeys z^2 - (1 + beta - alpha (1 - l)) z + beta = 0, so a decay z = q slower than
+    sqrt(beta) reveals l = 1 - (1 + beta - q - beta/q)/alpha. Otherwise the momentum is enough or too
+    much, and is eased; where the error grew, the momentum also starts afresh.
+    """
+    alpha, beta = _heavy_ball(rate)
+    ratio = error.unsqueeze(1) / last_error.unsqueeze(1).clamp(min=1e-300)
+    q = ratio.nan_to_num(1.0).clamp(1e-6, 1e6) ** (1 / _SWEEPS_PER_CHECK)
+    seen = 1 - (1 + beta - q - beta / q) / alpha
+    grew = q >= 1
+    eased = 1 - 1.5 * (1 - rate)
+    rate = torch.where(q > beta.sqrt(), torch.maximum(rate, seen), eased)
+    rate = torch.where(grew, 1 - 2 * (1 - rate), rate).clamp(0.0, _MAX_RATE)
+    return rate, torch.where(grew, 0.0, change)
+
+
+def _residual(
+    marginal: Tensor, mass: Tensor, potential: Tensor, epsilon: float, tau: float, tiny: float
+) -> Float[Tensor, " batch"]:
+    """L1 distance of a marginal from its mass (balanced) or from what the next update would make it."""
+    if tau == 1:
+        return (marginal - mass).abs().sum(1)
+    log_ratio = (mass.clamp(min=tiny) / marginal.clamp(min=tiny)).log()
+    step = tau * (potential / epsilon + log_ratio) - potential / epsilon
+    return (marginal * torch.expm1(step.clamp(max=_MAX_DRIFT))).abs().sum(1)
+
+
+def _plan(
+    cost: Float[Tensor, "batch n m"],
+    a: Float[Tensor, "batch n"],
+    b: Float[Tensor, "batch m"],
+    f: Float[Tensor, "batch n"],
+    g: Float[Tensor, "batch m"],
+    epsilon: float,
+    real: Bool[Tensor, "batch n m"],
+) -> Float[Tensor, "batch n m"]:
+    """P_ij = a_i b_j exp((f_i + g_j - C_ij) / epsilon), exactly 0 at padding."""
+    exponent = (f.unsqueeze(2) + g.unsqueeze(1) - cost) / epsilon
+    exponent = exponent + _log(a).unsqueeze(2) + _log(b).unsqueeze(1)
+    return torch.where(real, exponent.exp(), 0.0)
+
+
+def _value(
+    cost: Float[Tensor, "batch n m"],
+    plan: Float[Tensor, "batch n m"],
+    a: Float[Tensor, "batch n"],
+    b: Float[Tensor, "batch m"],
+    f: Float[Tensor, "batch n"],
+    g: Float[Tensor, "batch m"],
+    epsilon: float,
+    rho_a: float | None,
+    rho_b: float | None,
+) -> Float[Tensor, " batch"]:
+    """The primal value at the plan, with the plan as its gradient with respect to the cost."""
+    # <P, C> + epsilon KL(P | a b') with log P/(a b') = (f + g - C) / epsilon put in.
+    value = (plan * (f.unsqueeze(2) + g.unsqueeze(1))).sum((1, 2))
+    value = value + epsilon * (a.sum(1) * b.sum(1) - plan.sum((1, 2)))
+    if rho_a is not None:
+        value = value + rho_a * _kl(plan.sum(2), a)
+    if rho_b is not None:
+        value = value + rho_b * _kl(plan.sum(1), b)
+    transported = (plan * cost).sum((1, 2))
+    return value + (transported - transported.detach())
+
+
+def _kl(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p | q) = sum p log(p/q) - p + q, of unnormalised masses; 0 log 0 = 0."""
+    positive = (p > 0) & (q > 0)
+    log_ratio = (torch.where(positive, p, 1.0) / torch.where(positive, q, 1.0)).log()
+    return (p * log_ratio - p + q).sum(1)
+
+
+def _log(mass: Tensor) -> Tensor:
+    """Log masses, finite at padding so that an empty problem makes no NaN."""
+    return torch.where(mass > 0, mass, 1.0).log() + torch.where(mass > 0, 0.0, -1e30)
+
+
+def _tau(rho: float | None, epsilon: float) -> float:
+    return 1.0 if rho is None else rho / (rho + epsilon)
+
+
+def _check_options(
+    epsilon: float,
+    tol: float,
+    max_iter: int,
+    rho_a: float | None,
+    rho_b: float | None,
+    gradient: str,
+) -> None:
+    if not (math.isfinite(epsilon) and epsilon > 0):
+        raise ValueError(f"epsilon must be a finite number > 0, got {epsilon}; try 0.05")
+    if not tol > 0:
+        raise ValueError(f"tol must be > 0, got {tol}; try 1e-3")
+    if max_iter < 1:
+        raise ValueError(f"max_iter must be at least 1, got {max_iter}; try 1000")
+    for name, rho in (("rho_a", rho_a), ("rho_b", rho_b)):
+        if rho is not None and not (math.isfinite(rho) and rho >= 0):
+            raise ValueError(
+                f"{name} must be >= 0 and finite, got {rho}; pass None for a balanced side"
+            )
+    if gradient not in GRADIENT_MODES:
+        raise ValueError(f"gradient must be one of {', '.join(GRADIENT_MODES)}, got {gradient!r}")
+
+
+def _check_shapes(cost: Tensor, a: Tensor, b: Tensor, init: Tensor | None) -> None:
+    if cost.ndim != 3:
+        raise ValueError(
+            f"cost must be (batch, n, m), got {tuple(cost.shape)}; add a batch axis with unsqueeze(0)"
+        )
+    batch, n, m = cost.shape
+    shapes = {"a": (a, (batch, n)), "b": (b, (batch, m))}
+    if init is not None:
+        shapes["init"] = (init, (batch, m))
+    for name, (value, expected) in shapes.items():
+        if tuple(value.shape) != expected:
+            raise ValueError(
+                f"{name} must be {expected} to match cost {tuple(cost.shape)}, got {tuple(value.shape)}"
+            )
+
+
+def _check_masses(a: Tensor, b: Tensor, balanced: bool) -> None:
+    for name, mass in (("a", a), ("b", b)):
+        if not bool((torch.isfinite(mass) & (mass >= 0)).all()):
+            raise ValueError(f"{name} must hold finite masses >= 0 (0 = padding); got others")
+    total_a, total_b = a.sum(1), b.sum(1)
+    if balanced and not torch.allclose(total_a, total_b, rtol=1e-4, atol=1e-12):
+        worst = int((total_a - total_b).abs().argmax())
+        raise ValueError(
+            f"balanced transport needs equal masses, got {float(total_a[worst]):.6g} in a and "
+            f"{float(total_b[worst]):.6g} in b for problem {worst}; normalise them or relax a side with "
+            "rho_a or rho_b"
+        )
