@@ -1,0 +1,64 @@
+"""Input features of one utterance, without padding, from a Hugging Face feature extractor."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+SAMPLE_RATE_HZ = 16_000
+
+
+def extract_features(feature_extractor: Any, samples: np.ndarray) -> np.ndarray:
+    """Compute the features of one utterance at its true length.
+
+    Whisper's are those that WhisperFeatureExtractor gives for audio padded with zeros to 30 s, cut
+    after the last frame whose window touches the audio; everything after it is silence, which the
+    model puts back. They cost time by the audio's length, not by 30 s.
+
+    Args:
+        feature_extractor: of Whisper, the wav2vec 2.0 family, SeamlessM4T (Wav2Vec2-BERT), ….
+        samples: (samples,) float32, mono, 16 kHz, in [-1, 1].
+
+    Returns:
+        (frames, mels) or (samples,) float32.
+
+    Raises:
+        ValueError: not one-dimensional, empty, not finite, or longer than the encoder can take.
+    """
+    samples = np.asarray(samples, dtype=np.float32)
+    if samples.ndim != 1 or samples.size == 0:
+        raise ValueError(
+            f"expected mono audio of shape (samples,), not empty; got shape {samples.shape}"
+        )
+    if not np.isfinite(samples).all():
+        raise ValueError("the audio holds NaN or infinite samples; repair it or leave it out")
+    if is_whisper(feature_extractor):
+        return _whisper_features(feature_extractor, samples)
+    extracted = feature_extractor(samples, sampling_rate=SAMPLE_RATE_HZ, return_tensors="np")
+    key = "input_features" if "input_features" in extracted else "input_values"
+    features = extracted[key][0]
+    if features.ndim == 2 and "attention_mask" in extracted:
+        features = features[: int(extracted["attention_mask"][0].sum())]
+    return np.ascontiguousarray(features, dtype=np.float32)
+
+
+def is_whisper(feature_extractor: Any) -> bool:
+    """Tell whether a feature extractor pads to a fixed length, as Whisper's does."""
+    return hasattr(feature_extractor, "nb_max_frames") and hasattr(feature_extractor, "hop_length")
+
+
+def _whisper_features(extractor: Any, samples: np.ndarray) -> np.ndarray:
+    limit = extractor.n_samples
+    if len(samples) > limit:
+        raise ValueError(
+            f"the audio lasts {len(samples) / SAMPLE_RATE_HZ:.2f} s; this encoder takes at most "
+            f"{limit / SAMPLE_RATE_HZ:.0f} s. Cut it into segments (start_s, end_s in the manifest)"
+        )
+    padded = min(len(samples) + extractor.n_fft + extractor.hop_length, limit)
+    features = extractor(
+        samples, sampling_rate=SAMPLE_RATE_HZ, padding="max_length", max_length=padded
+    )["input_features"][0]
+    frames = math.ceil((len(samples) + extractor.n_fft / 2) / extractor.hop_length)
+    return np.ascontiguousarray(np.asarray(features, dtype=np.float32)[:, :frames].T)

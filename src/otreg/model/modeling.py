@@ -1,0 +1,455 @@
+"""SpeechLMForConditionalGeneration: speech encoder -> adapter -> causal language model."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+
+from otreg.model import lora
+from otreg.model.adapter import build_adapter
+from otreg.model.compression import (
+    frames_to_keep,
+    keep_log_weight,
+    merge_pairs,
+    snap_to_vocabulary,
+    soft_causal_mask,
+)
+from otreg.model.configuration import SpeechLMConfig
+from otreg.model.encoders import build_audio_tower, run_encoder
+from otreg.model.merging import MergedPrompt, left_align, merge_speech
+from otreg.model.outputs import EncoderStates, SpeechFeatures, SpeechLMOutput
+from otreg.model.towers import build_from_towers, is_frozen
+
+
+class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """A causal language model that reads speech.
+
+    Attributes:
+        audio_tower: the Hugging Face speech encoder.
+        multi_modal_projector: the adapter, `StackMLPAdapter` or `ConvAdapter`.
+        language_model: the Hugging Face causal language model.
+
+    Args:
+        config: see `SpeechLMConfig`.
+        audio_tower: use this encoder instead of building a random one from the configuration.
+        language_model: use this language model instead of building a random one.
+    """
+
+    config_class = SpeechLMConfig
+    config: SpeechLMConfig
+    main_input_name = "input_ids"
+    input_modalities = ("audio", "text")
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    _skip_keys_device_placement = "past_key_values"
+
+    def __init__(
+        self,
+        config: SpeechLMConfig,
+        audio_tower: PreTrainedModel | None = None,
+        language_model: PreTrainedModel | None = None,
+    ) -> None:
+        super().__init__(config)
+        self.audio_tower = audio_tower or build_audio_tower(config.audio_config)
+        self.language_model = language_model or AutoModelForCausalLM.from_config(config.text_config)
+        # One object each: what changes a tower's configuration is then saved with the model.
+        config.audio_config = self.audio_tower.config
+        config.text_config = self.language_model.config
+        dim = self.language_model.get_input_embeddings().embedding_dim
+        self.multi_modal_projector = build_adapter(config, dim)
+        self._takes_position_ids = _takes(self.language_model, "position_ids")
+        self.post_init()
+        # After post_init, which would start LoRA at random instead of at the identity.
+        if config.lora is not None:
+            lora.inject_lora(self.language_model, config.lora)
+
+    @classmethod
+    def from_towers(
+        cls,
+        audio_tower: Any,
+        language_model: Any,
+        *,
+        dtype: torch.dtype | str = "auto",
+        device_map: Any = None,
+        trust_remote_code: bool = False,
+        **options: Any,
+    ) -> SpeechLMForConditionalGeneration:
+        """Join pretrained towers by a new adapter; freezes nothing (see `set_trainable`).
+
+        Args:
+            audio_tower: Hub id or folder of a speech encoder (of Whisper, the encoder is taken), or
+                a module.
+            language_model: Hub id or folder of a causal language model, or a module.
+            dtype: of the towers, as for from_pretrained; the adapter takes the language model's.
+            device_map: of the towers, as for from_pretrained.
+            trust_remote_code: run code that comes with a checkpoint.
+            options: fields of `SpeechLMConfig`, such as adapter_type or short_mel.
+
+        Returns:
+            The model. Its adapter starts at the median norm of the token embeddings unless
+            adapter_output_norm is given.
+
+        Raises:
+            ValueError: a checkpoint lacks weights, a token id is missing, or an unknown option.
+        """
+        loading = {
+            "dtype": dtype,
+            "device_map": device_map,
+            "trust_remote_code": trust_remote_code,
+        }
+        return build_from_towers(cls, audio_tower, language_model, loading, options)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Give the language model's token embeddings."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Set the language model's token embeddings."""
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """Give the language model's output layer."""
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        """Set the language model's output layer."""
+        self.language_model.set_output_embeddings(value)
+
+    def get_decoder(self) -> nn.Module:
+        """Give the language model without its head."""
+        return self.language_model.get_decoder()
+
+    def pad_embedding(self) -> Tensor:
+        """Give the embedding of the pad token, (dim,): the anchor for "nothing said"."""
+        return self.get_input_embeddings().weight[self.config.pad_token_id]
+
+    def train(self, mode: bool = True) -> SpeechLMForConditionalGeneration:
+        """Set training mode, but leave frozen parts in evaluation mode (no dropout in them)."""
+        super().train(mode)
+        for part in (self.audio_tower, self.multi_modal_projector, self.language_model):
+            if mode and is_frozen(part):
+                part.eval()
+        return self
+
+    def encode(self, input_features: Tensor, input_features_mask: Tensor) -> EncoderStates:
+        """Run the encoder alone, to cache what a frozen one gives.
+
+        Args:
+            input_features: (batch, frames, mels) or (batch, samples).
+            input_features_mask: (batch, frames or samples) bool.
+
+        Returns:
+            encoder_hidden_states and encoder_mask, as `forward` takes them.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.audio_tower)):
+            hidden, mask = run_encoder(
+                self.audio_tower,
+                self.config.audio_config,
+                self.config.encoder_frame_plan,
+                input_features,
+                input_features_mask.bool(),
+                short_mel=self.config.short_mel,
+            )
+        return EncoderStates(encoder_hidden_states=hidden, encoder_mask=mask)
+
+    def get_audio_features(
+        self,
+        input_features: Tensor | None = None,
+        input_features_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_mask: Tensor | None = None,
+    ) -> SpeechFeatures:
+        """Turn audio, or cached encoder states, into speech embeddings.
+
+        Args:
+            input_features: (batch, frames, mels) or (batch, samples); padding may hold anything.
+            input_features_mask: bool; None = all real.
+            encoder_hidden_states: (batch, encoder frames, encoder_dim) from `encode`, instead.
+            encoder_mask: (batch, encoder frames) bool; None = all real.
+
+        Returns:
+            See `SpeechFeatures`.
+
+        Raises:
+            ValueError: both or neither of the two inputs.
+        """
+        if (input_features is None) == (encoder_hidden_states is None):
+            raise ValueError(
+                "give either input_features or encoder_hidden_states, not both or none"
+            )
+        if encoder_hidden_states is None:
+            if input_features_mask is None:
+                input_features_mask = torch.ones(
+                    input_features.shape[:2], device=self.device
+                ).bool()
+            states = self.encode(input_features, input_features_mask)
+            encoder_hidden_states, encoder_mask = states.encoder_hidden_states, states.encoder_mask
+        if encoder_mask is None:
+            encoder_mask = torch.ones(encoder_hidden_states.shape[:2], device=self.device)
+        weight = self.multi_modal_projector.output.weight
+        hidden = encoder_hidden_states.to(weight.device, weight.dtype)
+        speech, mask = self.multi_modal_projector(hidden, encoder_mask.to(weight.device).bool())
+        features = SpeechFeatures(last_hidden_state=hidden, num_placeholders=mask.sum(1))
+        if self.config.merge_threshold is not None:
+            speech, keep = merge_pairs(speech, mask, self.config.merge_threshold)
+            lengths = keep.sum(1)
+            rows = torch.split(speech[keep], lengths.tolist())
+            speech = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+            features.placeholder_keep = keep
+            mask = torch.arange(speech.shape[1], device=mask.device) < lengths[:, None]
+        features.speech_embeds, features.speech_mask = speech, mask
+        if self.config.drop_threshold is not None and self.training:
+            features.drop_log_weight = keep_log_weight(
+                speech,
+                mask,
+                self.pad_embedding(),
+                self.config.drop_threshold,
+                self.config.drop_temperature,
+            )[mask]
+        entering = speech[mask]
+        if self.config.snap > 0:
+            table = self.get_input_embeddings().weight
+            snap, temperature = self.config.snap, self.config.snap_temperature
+            entering = snap_to_vocabulary(entering, table, snap, temperature)
+        features.pooler_output = entering
+        return features
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        input_features: Tensor | None = None,
+        input_features_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        text_ids: Tensor | None = None,
+        text_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
+    ) -> SpeechLMOutput:
+        """Run the model on one batch of the collator.
+
+        Args:
+            input_ids: (batch, tokens) with audio_token_id once per speech frame.
+            input_features: (batch, frames, mels) or (batch, samples).
+            input_features_mask: bool, True = real.
+            encoder_hidden_states: (batch, encoder frames, encoder_dim) instead of input_features.
+            encoder_mask: (batch, encoder frames) bool.
+            attention_mask: (batch, tokens), 0 = padding on either side.
+            labels: (batch, tokens), -100 = not supervised.
+            text_ids: not used here; carried in the batch for the objectives.
+            text_mask: not used here; carried in the batch for the objectives.
+            position_ids: (batch, tokens); default: counted over real positions.
+            past_key_values: the language model's cache, for text that continues.
+            inputs_embeds: (batch, tokens, dim) instead of input_ids and audio.
+            kwargs: num_items_in_batch goes to the loss, the rest to the language model.
+
+        Returns:
+            See `SpeechLMOutput`.
+
+        Raises:
+            ValueError: placeholders and speech frames differ in number, or inputs are missing.
+        """
+        num_items_in_batch = kwargs.pop("num_items_in_batch", None)
+        features = SpeechFeatures()
+        if inputs_embeds is None:
+            audio = (input_features, input_features_mask, encoder_hidden_states, encoder_mask)
+            features, prompt = self._merge(input_ids, audio, attention_mask, labels)
+        else:
+            if attention_mask is None and past_key_values is None:
+                attention_mask = torch.ones(inputs_embeds.shape[:2], device=inputs_embeds.device)
+            prompt = MergedPrompt(inputs_embeds, attention_mask, labels, None)
+        mask = prompt.attention_mask
+        if position_ids is None and past_key_values is None and self._takes_position_ids:
+            position_ids = (mask.long().cumsum(1) - 1).clamp_min(0)
+        if position_ids is not None:
+            kwargs["position_ids"] = position_ids
+        if prompt.log_weight is not None:
+            self._check_soft_drop(mask.shape[1])
+            mask = soft_causal_mask(mask, prompt.log_weight, prompt.inputs_embeds.dtype)
+        outputs = self.language_model(
+            inputs_embeds=prompt.inputs_embeds,
+            attention_mask=mask,
+            past_key_values=past_key_values,
+            **kwargs,
+        )
+        loss = None
+        if prompt.labels is not None:
+            loss = self.loss_function(
+                logits=outputs.logits,
+                labels=prompt.labels.to(outputs.logits.device),
+                vocab_size=outputs.logits.shape[-1],
+                num_items_in_batch=num_items_in_batch,
+            )
+        return SpeechLMOutput(
+            loss=loss,
+            logits=outputs.logits,
+            past_key_values=outputs.get("past_key_values"),
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
+            speech_embeds=features.speech_embeds,
+            speech_mask=features.speech_mask,
+        )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        input_features: Tensor | None = None,
+        input_features_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_mask: Tensor | None = None,
+        generation_config: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Continue prompts with the language model's own generate().
+
+        Frames are merged and dropped for real. Prompts may be padded on either side; they are
+        realigned to the left.
+
+        Args:
+            input_ids: (batch, tokens) prompts with one placeholder per speech frame.
+            attention_mask: (batch, tokens); None = all real.
+            input_features: as in `forward`, with input_features_mask, or encoder_hidden_states with
+                encoder_mask instead.
+            input_features_mask: bool.
+            encoder_hidden_states: from `encode`.
+            encoder_mask: bool.
+            generation_config: default ``self.generation_config``, greedy after `from_towers`.
+            kwargs: any argument of transformers' generate (max_new_tokens, num_beams, …).
+
+        Returns:
+            (batch * num_return_sequences, prompt + new tokens) ids, prompts left-padded: new tokens
+            start at ``input_ids.shape[1]`` of a left-padded batch. With return_dict_in_generate, the
+            language model's output whose ``sequences`` are those.
+
+        Raises:
+            ValueError: labels or transcripts are in the batch, or as in `forward`.
+        """
+        training_only = {"labels", "text_ids", "text_mask"} & kwargs.keys()
+        if training_only:
+            raise ValueError(
+                f"generate() got {', '.join(sorted(training_only))}: this batch was collated for "
+                "training, so its input_ids hold the transcript; collate with training=False"
+            )
+        if attention_mask is None and input_ids is not None:
+            attention_mask = torch.ones_like(input_ids)
+        if input_ids is not None:
+            input_ids, attention_mask = left_align(input_ids, attention_mask)
+        audio = (input_features, input_features_mask, encoder_hidden_states, encoder_mask)
+        _, prompt = self._merge(input_ids, audio, attention_mask, None, generating=True)
+        # The language model's own generate() must not mix in its own defaults, such as sampling.
+        self.language_model.generation_config = self.generation_config
+        if generation_config is not None:
+            kwargs["generation_config"] = generation_config
+        output = self.language_model.generate(
+            inputs_embeds=prompt.inputs_embeds,
+            attention_mask=prompt.attention_mask,
+            **kwargs,
+        )
+        new = output if isinstance(output, Tensor) else output.sequences
+        prompts = input_ids.repeat_interleave(len(new) // len(input_ids), dim=0)
+        sequences = torch.cat([prompts.to(new.device), new], dim=1)
+        if isinstance(output, Tensor):
+            return sequences
+        output.sequences = sequences
+        return output
+
+    def add_lora(
+        self,
+        r: int = 8,
+        alpha: float = 16,
+        dropout: float = 0.0,
+        target_modules: list[str] | None = None,
+    ) -> None:
+        """Add LoRA to the language model; it starts as the identity and is saved with the model.
+
+        Args:
+            r: rank, >= 1.
+            alpha: the update is scaled by alpha / r.
+            dropout: on the update's inputs, in [0, 1).
+            target_modules: names of linear layers; default the attention projections.
+
+        Raises:
+            ValueError: there is LoRA already, or no such module.
+        """
+        if self.config.lora is not None:
+            raise ValueError("the model has LoRA already; call merge_lora() first")
+        targets = target_modules or lora.default_targets(self.language_model)
+        options = {"r": r, "alpha": alpha, "dropout": dropout, "target_modules": list(targets)}
+        lora.inject_lora(self.language_model, options)
+        self.config.lora = options
+
+    def merge_lora(self) -> None:
+        """Add the LoRA updates to the weights; without LoRA, do nothing."""
+        if self.config.lora is not None:
+            lora.merge_lora(self.language_model)
+            self.config.lora = None
+
+    def _merge(
+        self,
+        input_ids: Tensor | None,
+        audio: tuple[Tensor | None, ...],
+        attention_mask: Tensor | None,
+        labels: Tensor | None,
+        *,
+        generating: bool = False,
+    ) -> tuple[SpeechFeatures, MergedPrompt]:
+        """Embed the prompt and put the speech in; drop frames for real unless training."""
+        if input_ids is None:
+            raise ValueError("give input_ids (with audio), or inputs_embeds to forward()")
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        placeholders = input_ids == self.config.audio_token_id
+        safe_ids = torch.where(placeholders, self.config.pad_token_id, input_ids)
+        embeds = self.get_input_embeddings()(safe_ids)
+        if audio[0] is None and audio[2] is None:
+            if bool(placeholders.any()):
+                raise ValueError(
+                    "input_ids holds audio placeholders but there is no audio; give input_features "
+                    "or encoder_hidden_states"
+                )
+            return SpeechFeatures(), MergedPrompt(embeds, attention_mask, labels, None)
+        features = self.get_audio_features(*audio)
+        drop = None
+        if self.config.drop_threshold is not None and (generating or not self.training):
+            features.drop_log_weight = None
+            speech, mask = features.speech_embeds, features.speech_mask
+            keep = frames_to_keep(speech, mask, self.pad_embedding(), self.config.drop_threshold)
+            drop = ~keep[mask]
+        return features, merge_speech(embeds, placeholders, features, attention_mask, labels, drop)
+
+    def _check_soft_drop(self, tokens: int) -> None:
+        text = self.config.text_config
+        if text._attn_implementation not in ("eager", "sdpa"):
+            raise ValueError(
+                f"soft dropping adds to attention logits, which {text._attn_implementation!r} attention "
+                "cannot; load the language model with attn_implementation='sdpa'"
+            )
+        window = getattr(text, "sliding_window", None)
+        uses_window = getattr(text, "use_sliding_window", True)
+        if window is not None and uses_window and tokens > window:
+            raise ValueError(
+                f"soft dropping supports sequences up to the sliding window of {window} tokens; got "
+                f"{tokens}. Shorten the audio or leave drop_threshold out in training"
+            )
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise the adapter as torch does, its last layer at the wanted norm."""
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.LayerNorm):
+            module.reset_parameters()
+
+
+def _takes(model: nn.Module, argument: str) -> bool:
+    return argument in inspect.signature(model.forward).parameters

@@ -1,0 +1,71 @@
+"""What the model's methods return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class EncoderStates(ModelOutput):
+    """Encoder outputs, named as `SpeechLMForConditionalGeneration.forward` takes them back.
+
+    Args:
+        encoder_hidden_states: (batch, encoder frames, encoder_dim), zero at padding.
+        encoder_mask: (batch, encoder frames) bool.
+    """
+
+    encoder_hidden_states: Tensor | None = None
+    encoder_mask: Tensor | None = None
+
+
+@dataclass
+class SpeechFeatures(ModelOutput):
+    """Speech embeddings of a batch.
+
+    Args:
+        last_hidden_state: (batch, encoder frames, encoder_dim) of the encoder.
+        pooler_output: (frames of the batch, dim) what enters the language model, one row per frame,
+            before any frame is dropped: flat, as Hugging Face's speech language models return it.
+        speech_embeds: (batch, frames, dim) what the objectives align: after the adapter and merging,
+            before snapping and dropping; zero at padding.
+        speech_mask: (batch, frames) bool.
+        num_placeholders: (batch,) frames before merging = placeholder tokens in the prompt.
+        placeholder_keep: (batch, frames before merging) bool: the placeholder stays, None = all do.
+        drop_log_weight: (frames of the batch,) log of each frame's soft weight in training, None =
+            no soft dropping.
+    """
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    speech_embeds: Tensor | None = None
+    speech_mask: Tensor | None = None
+    num_placeholders: Tensor | None = None
+    placeholder_keep: Tensor | None = None
+    drop_log_weight: Tensor | None = None
+
+
+@dataclass
+class SpeechLMOutput(ModelOutput):
+    """Output of `SpeechLMForConditionalGeneration.forward`.
+
+    Args:
+        loss: () cross-entropy of the labels, None without labels.
+        logits: (batch, tokens, vocab); where frames were merged or dropped, tokens is what is left.
+        past_key_values: the language model's cache.
+        hidden_states: of the language model, on request.
+        attentions: of the language model, on request.
+        speech_embeds: (batch, frames, dim) as in `SpeechFeatures`.
+        speech_mask: (batch, frames) bool.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: Any = None
+    hidden_states: Any = None
+    attentions: Any = None
+    speech_embeds: Tensor | None = None
+    speech_mask: Tensor | None = None

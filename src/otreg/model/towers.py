@@ -1,0 +1,210 @@
+"""Pretrained towers: loading them, joining them, and choosing what trains."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    WhisperModel,
+)
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from otreg.model.configuration import SpeechLMConfig, first_id
+from otreg.model.lora import lora_parameters
+
+if TYPE_CHECKING:
+    from otreg.model.modeling import SpeechLMForConditionalGeneration
+
+logger = logging.getLogger(__name__)
+
+TRAINABLE_GROUPS = ("multi_modal_projector", "audio_tower", "language_model", "lora")
+# Parameters that a checkpoint may lack without harm: used only by masked pre-training.
+_OPTIONAL_WEIGHTS = ("masked_spec_embed",)
+
+
+def load_audio_tower(source: str | Path, **loading: Any) -> PreTrainedModel:
+    """Load a pretrained speech encoder; of a Whisper checkpoint, its encoder alone.
+
+    Args:
+        source: Hub id or folder, in safetensors.
+        loading: dtype, device_map, trust_remote_code, as for from_pretrained.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        ValueError: the checkpoint lacks some of the encoder's weights.
+    """
+    trust = loading.get("trust_remote_code", False)
+    config = AutoConfig.from_pretrained(source, trust_remote_code=trust)
+    if config.model_type != "whisper":
+        return _load(AutoModel, source, loading)
+    if "WhisperEncoder" in (config.architectures or []):
+        return _load(WhisperEncoder, source, loading)
+    return _load(WhisperModel, source, loading).get_encoder()
+
+
+def load_language_model(source: str | Path, **loading: Any) -> PreTrainedModel:
+    """Load a pretrained causal language model; arguments as for `load_audio_tower`."""
+    return _load(AutoModelForCausalLM, source, loading)
+
+
+def _load(auto_class: Any, source: str | Path, loading: dict[str, Any]) -> PreTrainedModel:
+    model, info = auto_class.from_pretrained(
+        source, use_safetensors=True, output_loading_info=True, **loading
+    )
+    missing = [k for k in info["missing_keys"] if not k.endswith(_OPTIONAL_WEIGHTS)]
+    if missing or info["mismatched_keys"]:
+        raise ValueError(
+            f"{source} lacks weights of {type(model).__name__}: missing {sorted(missing)[:3]}, of "
+            f"another shape {sorted(info['mismatched_keys'])[:3]}; expected a checkpoint of that model"
+        )
+    return model
+
+
+def build_from_towers(
+    cls: type[SpeechLMForConditionalGeneration],
+    audio_tower: Any,
+    language_model: Any,
+    loading: dict[str, Any],
+    options: dict[str, Any],
+) -> SpeechLMForConditionalGeneration:
+    """Do the work of `SpeechLMForConditionalGeneration.from_towers`."""
+    unknown = options.keys() - SpeechLMConfig.__dataclass_fields__.keys()
+    if unknown:
+        raise ValueError(
+            f"unknown option {sorted(unknown)[0]!r}; the options are the fields of SpeechLMConfig: "
+            f"{', '.join(SpeechLMConfig.__annotations__)}"
+        )
+    ids = {k: options.pop(k, None) for k in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    tokenizer = None
+    if not isinstance(language_model, nn.Module):
+        tokenizer = AutoTokenizer.from_pretrained(
+            language_model, trust_remote_code=loading["trust_remote_code"]
+        )
+        language_model = load_language_model(language_model, **loading)
+    if not isinstance(audio_tower, nn.Module):
+        audio_tower = load_audio_tower(audio_tower, **loading)
+    ids = _special_ids(ids, tokenizer, language_model)
+    table = language_model.get_input_embeddings().weight
+    options.setdefault("adapter_output_norm", median_norm(table))
+    config = cls.config_class(
+        # Copies: a configuration resets the attention implementation of the ones inside it.
+        audio_config=copy.deepcopy(audio_tower.config),
+        text_config=copy.deepcopy(language_model.config),
+        dtype=table.dtype,
+        **ids,
+        **options,
+    )
+    if config.audio_token_id in ids.values():
+        raise ValueError(f"audio_token_id {config.audio_token_id} is also a special token's id")
+    if config.drop_threshold is not None and float(table[ids["pad_token_id"]].norm()) < 1e-3:
+        raise ValueError(
+            f"drop_threshold is set but the embedding of pad_token_id {ids['pad_token_id']} is zero, so "
+            "no frame is ever alike; choose another pad_token_id or give that row a vector"
+        )
+    model = cls(config, audio_tower=audio_tower, language_model=language_model)
+    model.multi_modal_projector.to(table.device, table.dtype)
+    own = language_model.generation_config
+    stops = own.eos_token_id if own is not None else None
+    stops = [stops] if isinstance(stops, int) else list(stops or [])
+    stops += [config.eos_token_id] if config.eos_token_id not in stops else []
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        eos_token_id=stops,
+        pad_token_id=config.pad_token_id,
+        bos_token_id=config.bos_token_id,
+    )
+    return model.eval()
+
+
+def _special_ids(
+    ids: dict[str, int | None], tokenizer: Any, language_model: PreTrainedModel
+) -> dict[str, int | None]:
+    """Take each id from the caller, the tokenizer, the model's configuration, in that order."""
+    sources = [tokenizer, language_model.config, getattr(language_model, "generation_config", None)]
+    found = {}
+    for name, given in ids.items():
+        candidates = [given, *(first_id(getattr(source, name, None)) for source in sources)]
+        found[name] = next((value for value in candidates if value is not None), None)
+    if found["eos_token_id"] is None:
+        raise ValueError("the language model has no eos token; pass eos_token_id=")
+    if found["pad_token_id"] is None:
+        found["pad_token_id"] = found["eos_token_id"]
+    rows = language_model.get_input_embeddings().num_embeddings
+    if found["pad_token_id"] >= rows:
+        raise ValueError(
+            f"pad_token_id {found['pad_token_id']} has no row among {rows} embeddings; pass the id of a "
+            "token in the vocabulary as pad_token_id="
+        )
+    return found
+
+
+def median_norm(table: torch.Tensor) -> float:
+    """Measure the median Euclidean norm of the rows of (vocab, dim) that are not zero."""
+    norms = table.detach().float().norm(dim=1)
+    norms = norms[norms > 0]
+    if len(norms) == 0:
+        raise ValueError(
+            "every row of the language model's embedding table is zero: is it trained?"
+        )
+    return float(norms.median())
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """Tell whether no parameter of a module trains."""
+    return not any(p.requires_grad for p in module.parameters())
+
+
+def set_trainable(model: SpeechLMForConditionalGeneration, groups: Iterable[str]) -> int:
+    """Train the named parts of a model and freeze the rest of it.
+
+    Parts attached from outside, such as the heads of objectives, are left as they are. Frozen parts
+    stay in evaluation mode whatever ``model.train()`` is told.
+
+    Args:
+        model: changed in place.
+        groups: of "multi_modal_projector", "audio_tower", "language_model" (all its weights) and
+            "lora" (only what `add_lora` added).
+
+    Returns:
+        The number of parameters that now train.
+
+    Raises:
+        ValueError: an unknown or empty group, or conflicting ones.
+    """
+    groups = [groups] if isinstance(groups, str) else list(groups)
+    for group in groups:
+        if group not in TRAINABLE_GROUPS:
+            raise ValueError(
+                f"cannot train {group!r}; the groups are {', '.join(TRAINABLE_GROUPS)}"
+            )
+    adapters = lora_parameters(model.language_model)
+    if "lora" in groups and not adapters:
+        raise ValueError("cannot train 'lora': the model has none; call model.add_lora() first")
+    if "lora" in groups and "language_model" in groups:
+        raise ValueError(
+            "'lora' and 'language_model' exclude each other: LoRA is trained on frozen weights"
+        )
+    towers = ("multi_modal_projector", "audio_tower", "language_model")
+    for name in towers:
+        getattr(model, name).requires_grad_(name in groups)
+    if "audio_tower" in groups and hasattr(model.audio_tower, "embed_positions"):
+        model.audio_tower.embed_positions.requires_grad_(False)  # sinusoids, as in transformers
+    for parameter in adapters:
+        parameter.requires_grad_("lora" in groups or "language_model" in groups)
+    model.train(model.training)
+    own = [p for name in towers for p in getattr(model, name).parameters()]
+    return sum(p.numel() for p in own if p.requires_grad)
