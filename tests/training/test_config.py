@@ -154,7 +154,10 @@ def test_overrides_leave_the_given_data_alone() -> None:
         ("stages.1.objectives.otrge.weight=1", "unknown objective 'otrge'; did you mean 'otreg'"),
         ("stages.1.model.snpa=1", r"unknown key 'model.snpa': did you mean 'snap'"),
         ("stages.0.trainer.bf61=true", r"unknown key 'trainer.bf61': did you mean 'bf16'"),
-        ("stages.0.trainer.learning_rate=1", "is set through learning_rate"),
+        (
+            "stages.0.trainer.learning_rate=1",
+            "trainer.learning_rate cannot be set here: give the stage's own",
+        ),
         ("stages.0.train=[adaptor]", "cannot train 'adaptor'; did you mean 'adapter'"),
         ("stages.0.train=[]", r"stages\.0\.train"),
         ("stages.0.steps=0", r"stages\.0\.steps: input should be greater than or equal to 1"),

@@ -1,1 +1,43 @@
-"""Training: configuration, stages and the trainer."""
+"""Training: configuration, stages and the trainer.
+
+`train(load_config("run.yaml"), "runs/first")` is the whole of it; see docs/training.md.
+"""
+
+from otreg.training.config import (
+    ConfigError,
+    DataConfig,
+    LoraConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    RunConfig,
+    StageConfig,
+    config_from_dict,
+    config_to_dict,
+    load_config,
+    save_config,
+)
+from otreg.training.models import load_model
+from otreg.training.run_folder import RunFolder, model_folder
+from otreg.training.stages import train
+from otreg.training.trainer import NonFiniteLossError, SpeechLMTrainer, TrainingCollator
+
+__all__ = [
+    "ConfigError",
+    "DataConfig",
+    "LoraConfig",
+    "ModelConfig",
+    "NonFiniteLossError",
+    "ObjectiveConfig",
+    "RunConfig",
+    "RunFolder",
+    "SpeechLMTrainer",
+    "StageConfig",
+    "TrainingCollator",
+    "config_from_dict",
+    "config_to_dict",
+    "load_config",
+    "load_model",
+    "model_folder",
+    "save_config",
+    "train",
+]

@@ -1,4 +1,4 @@
-"""Reading a configuration: YAML without its surprises, dotted overrides, errors that name the key."""
+"""Read a configuration: YAML without surprises, dotted overrides, errors that name the key."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class ConfigError(ValueError):
 class _Loader(yaml.SafeLoader):
     """Safe YAML whose scalars mean what they look like.
 
-    PyYAML follows YAML 1.1, in which `2e-6` is a string, `no` (a language code) is False and `1:30` is 90.
-    Here the only special scalars are `null` (also `~` and nothing), `true`, `false` and numbers.
-    A key that stands twice in one mapping is an error instead of the last one winning.
+    PyYAML follows YAML 1.1, in which `2e-6` is a string, `no` (a language code) is False and `1:30`
+    is 90. Here the only special scalars are `null` (also `~` and nothing), `true`, `false` and
+    numbers. A key that stands twice in one mapping is an error instead of the last one winning.
     """
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
@@ -50,7 +50,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Safe YAML that quotes every string which either this loader or a YAML 1.1 reader would misread."""
+    """Safe YAML that quotes every string which this loader or a YAML 1.1 reader would misread."""
 
 
 for _tag, _pattern, _first in (
@@ -119,9 +119,10 @@ def check_key(name: str, known: Iterable[str], where: str) -> None:
 def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Apply dotted `key=value` overrides to plain configuration data.
 
-    `stages.1.objectives.otreg.weight=0` walks into the list `stages` by index; a list whose items have a
-    `name` can also be walked by that name (`stages.align.steps=10`). The value is YAML: `null`, `[a, b]`, `2e-6`.
-    A mapping on the way that does not exist is made; whether its key is known is checked with the whole.
+    `stages.1.objectives.otreg.weight=0` walks into the list `stages` by index; a list whose items
+    have a `name` can also be walked by that name (`stages.align.steps=10`). The value is YAML:
+    `null`, `[a, b]`, `2e-6`. A mapping on the way that does not exist is made; whether its key is
+    known is checked with the whole.
 
     Args:
         data: plain data as `parse_yaml` returns it; it is not changed.
@@ -167,7 +168,8 @@ def _list_index(items: list[Any], part: str, where: str) -> int:
         if int(part) < len(items):
             return int(part)
         raise ConfigError(
-            f"override {where!r}: the list has {len(items)} items, numbered from 0; {part} is none of them"
+            f"override {where!r}: the list has {len(items)} items, numbered from 0; "
+            f"{part} is none of them"
         )
     names = [item.get("name") if isinstance(item, dict) else None for item in items]
     if part in names:
@@ -188,7 +190,7 @@ def _copy(node: Any) -> Any:
 def describe_errors(
     error: pydantic.ValidationError, schema: type, source: str | Path = "configuration"
 ) -> ConfigError:
-    """Turn pydantic's report into one line that names each key, what was expected and what was received.
+    """Turn pydantic's report into one line: each key, what was expected and what was received.
 
     Args:
         error: what pydantic raised.

@@ -1,23 +1,31 @@
 """The configuration of a run: frozen dataclasses, read from YAML with dotted overrides.
 
-A recipe is data: which model, which manifests, and a list of stages, each saying what trains, on which
-objectives and how. Unknown keys are refused with the nearest name. Relative paths mean relative to the
-current directory, in the file as on the command line.
+A recipe is data: which model, which manifests, and a list of stages, each saying what trains, on
+which objectives and how. Unknown keys are refused with the nearest name. Relative paths mean
+relative to the current directory, in the file as on the command line.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic
-from pydantic import BeforeValidator, ConfigDict, Field, Strict
+from pydantic import ConfigDict, Field, Strict
 from pydantic.dataclasses import dataclass
 
+from otreg.training._fields import (
+    Count,
+    Flag,
+    Fraction,
+    Name,
+    NonNegative,
+    Number,
+    Paths,
+    check_trainer_keys,
+)
 from otreg.training._loading import (
     ConfigError,
     apply_overrides,
@@ -44,7 +52,7 @@ __all__ = [
 ]
 
 CROSS_ENTROPY = "cross_entropy"
-"""The objective every stage has: next-token cross-entropy on the transcript, weight 1 unless given."""
+"""The objective every stage has: cross-entropy on the transcript, with weight 1 unless given."""
 
 TRAINABLE_GROUPS = ("adapter", "lora", "language_model", "audio_tower")
 STAGE_MODEL_KEYS = (
@@ -54,51 +62,6 @@ STAGE_MODEL_KEYS = (
     "drop_threshold",
     "drop_temperature",
 )
-_STAGE_OWN_ARGUMENTS = {
-    "output_dir": "--out",
-    "seed": "seed",
-    "max_steps": "steps",
-    "num_train_epochs": "epochs",
-    "per_device_train_batch_size": "batch_size",
-    "gradient_accumulation_steps": "gradient_accumulation_steps",
-    "learning_rate": "learning_rate",
-    "optim": "optimizer",
-    "lr_scheduler_type": "scheduler",
-    "warmup_steps": "warmup_fraction",
-    "warmup_ratio": "warmup_fraction",
-    "weight_decay": "weight_decay",
-    "max_grad_norm": "max_grad_norm",
-    "remove_unused_columns": "nothing (the collator needs every column)",
-}
-
-
-def _as_number(value: Any) -> Any:
-    """Let a quoted "2e-6" be a number; refuse true / false, which pydantic would read as 1 / 0."""
-    if isinstance(value, bool):
-        raise ValueError(f"expected a number, received {value!r}")
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            raise ValueError(f"expected a number, received {value!r}") from None
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"expected a finite number, received {value!r}")
-    return value
-
-
-def _as_list(value: Any) -> Any:
-    """One path where a list of paths is expected is a list of one."""
-    return [value] if isinstance(value, (str, os.PathLike)) else value
-
-
-Number = Annotated[float, BeforeValidator(_as_number)]
-NonNegative = Annotated[Number, Field(ge=0)]
-Fraction = Annotated[Number, Field(ge=0, le=1)]
-Count = Annotated[int, Strict(), Field(ge=1)]
-Flag = Annotated[bool, Strict()]
-Name = Annotated[str, Field(min_length=1)]
-Paths = Annotated[list[Path], BeforeValidator(_as_list)]
-
 _frozen = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 
 
@@ -110,7 +73,8 @@ class LoraConfig:
         r: rank.
         alpha: scale; the update is multiplied by alpha / r.
         dropout: on the update's input.
-        target_modules: names of linear layers; None = the attention projections of the language model.
+        target_modules: names of linear layers; None = the attention projections of the language
+            model.
     """
 
     r: Count = 8
@@ -124,7 +88,8 @@ class ModelConfig:
     """What the run starts from. None everywhere else = the model's own default (`SpeechLMConfig`).
 
     Args:
-        init: a run folder or a saved speech language model to go on from; towers and adapter are then its own.
+        init: a run folder or a saved speech language model to go on from; towers and adapter are
+            then its own.
         audio_tower: folder or Hub id of a speech encoder.
         language_model: folder or Hub id of a causal language model.
         adapter_type: `stack_mlp` or `conv`.
@@ -132,11 +97,12 @@ class ModelConfig:
         adapter_hidden_size: width inside the adapter.
         adapter_layers: blocks of the convolutional adapter.
         adapter_kernel: frames under a kernel of the convolutional adapter.
-        prompt_template: the prompt of language models without a chat template.
-        instruction: the user's words in the prompt of language models with a chat template.
+        adapter_ffn_ratio, adapter_dropout: of the convolutional adapter.
+        short_mel: Whisper only: encode the true length instead of 30 s.
+        prompt_template, separator, instruction: the prompt, see `SpeechLMProcessor`.
         lora: low-rank updates of the language model.
-        snap, snap_temperature, merge_threshold, drop_threshold, drop_temperature: compression and snap from
-            the first stage on; a stage's own `model` changes them from that stage on.
+        snap, snap_temperature, merge_threshold, drop_threshold, drop_temperature: compression and
+            snap from the first stage on; a stage's own `model` changes them from that stage on.
         dtype: of the towers' weights, such as `bfloat16`.
     """
 
@@ -148,7 +114,11 @@ class ModelConfig:
     adapter_hidden_size: Count | None = None
     adapter_layers: Count | None = None
     adapter_kernel: Count | None = None
+    adapter_ffn_ratio: Annotated[Number, Field(gt=0)] | None = None
+    adapter_dropout: Fraction | None = None
+    short_mel: Flag | None = None
     prompt_template: str | None = None
+    separator: str | None = None
     instruction: str | None = None
     lora: LoraConfig | None = None
     snap: Fraction | None = None
@@ -167,12 +137,15 @@ class DataConfig:
         train: manifests (JSONL) to train on.
         validation: manifests for the loss on held-out speech, at the end of every stage.
         cache_encoder: encode every utterance once and keep the frozen encoder's outputs in memory.
+        cache_dir: where to keep them, to share between runs of one encoder; None = in the run
+            folder.
         cache_batch_size: utterances encoded at a time for the cache.
     """
 
     train: Paths = dataclasses.field(default_factory=list)
     validation: Paths = dataclasses.field(default_factory=list)
     cache_encoder: Flag = False
+    cache_dir: Path | None = None
     cache_batch_size: Count = 16
 
 
@@ -183,7 +156,8 @@ class ObjectiveConfig:
     Args:
         weight: its coefficient; 0 leaves it out altogether.
         type: the objective's registered name (default: the key it stands under), or
-            `python.module:callable` for one of your own: called with the options, it returns the objective.
+            `python.module:callable` for one of your own: called with the options, it returns the
+            objective.
         warmup_fraction: share of the stage's steps over which the weight rises linearly from 0.
         options: keyword arguments of the objective.
     """
@@ -228,7 +202,7 @@ class StageConfig:
     learning_rate: Annotated[Number, Field(gt=0)]
     optimizer: Name = "adamw_torch"
     scheduler: Name = "cosine"
-    warmup_fraction: Fraction = 0.05
+    warmup_fraction: Annotated[Number, Field(ge=0, lt=1)] = 0.05
     weight_decay: NonNegative = 0.0
     max_grad_norm: NonNegative = 1.0
     trainer: dict[Name, Any] = dataclasses.field(default_factory=dict)
@@ -243,12 +217,18 @@ class StageConfig:
         for group in self.train:
             if group not in TRAINABLE_GROUPS:
                 raise ValueError(
-                    f"stage {self.name!r}: cannot train {group!r}; {nearest(group, TRAINABLE_GROUPS)}"
+                    f"stage {self.name!r}: cannot train {group!r}; "
+                    f"{nearest(group, TRAINABLE_GROUPS)}"
                 )
+        if {"lora", "language_model"} <= set(self.train):
+            raise ValueError(
+                f"stage {self.name!r}: 'lora' and 'language_model' exclude each other: LoRA trains "
+                "on frozen weights"
+            )
         for key in self.model:
             check_key(key, STAGE_MODEL_KEYS, "model")
         self._check_objectives()
-        self._check_trainer()
+        check_trainer_keys(self.trainer)
 
     @property
     def cross_entropy_weight(self) -> float:
@@ -284,17 +264,6 @@ class StageConfig:
         if self.cross_entropy_weight == 0 and not self.auxiliary():
             raise ValueError(f"stage {self.name!r}: every objective has weight 0, nothing to train")
 
-    def _check_trainer(self) -> None:
-        from transformers import TrainingArguments
-
-        known = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
-        for key in self.trainer:
-            if key in _STAGE_OWN_ARGUMENTS:
-                raise ValueError(
-                    f"stage {self.name!r}: trainer.{key} is set through {_STAGE_OWN_ARGUMENTS[key]}"
-                )
-            check_key(key, known, "trainer")
-
 
 @_frozen
 class RunConfig:
@@ -316,9 +285,7 @@ class RunConfig:
         names = [stage.name for stage in self.stages]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
-            raise ValueError(
-                f"stages: the name {repeated[0]!r} stands twice; name every stage apart"
-            )
+            raise ValueError(f"the name {repeated[0]!r} stands twice; name every stage apart")
         if any("lora" in stage.train for stage in self.stages) and self.model.lora is None:
             raise ValueError(
                 "a stage trains 'lora', but model.lora is missing: give it, e.g. {r: 8}"
@@ -338,28 +305,30 @@ class RunConfig:
         model = self.model
         if model.init is not None:
             fixed = [
-                name
-                for name in ("audio_tower", "language_model")
-                + tuple(n for n in ModelConfig.__dataclass_fields__ if n.startswith("adapter_"))
-                if getattr(model, name) is not None
+                field.name
+                for field in dataclasses.fields(ModelConfig)  # type: ignore[arg-type]
+                if field.name not in ("init", "lora", "dtype", *STAGE_MODEL_KEYS)
+                and getattr(model, field.name) is not None
             ]
             if fixed:
                 raise ConfigError(
-                    f"model.{fixed[0]} cannot change the model that model.init loads: drop one of the two"
+                    f"model.{fixed[0]} cannot change the model that model.init loads: "
+                    "drop one of the two"
                 )
         else:
             for name in ("audio_tower", "language_model"):
                 if getattr(model, name) is None:
                     raise ConfigError(
-                        f"model.{name} is missing: give a folder or a Hub id, e.g. model.{name}=PATH "
-                        "(or model.init=RUN to go on from an earlier run)"
+                        f"model.{name} is missing: give a folder or a Hub id, e.g. "
+                        f"model.{name}=PATH (or model.init=RUN to go on from an earlier run)"
                     )
         if not self.data.train:
             raise ConfigError("data.train is missing: give manifests, e.g. data.train=train.jsonl")
         for path in (*self.data.train, *self.data.validation):
             if not path.is_file():
                 raise ConfigError(
-                    f"data: no such manifest: {str(path)!r} (relative paths start at the current directory)"
+                    f"data: no such manifest: {str(path)!r} "
+                    "(relative paths start at the current directory)"
                 )
 
 
@@ -371,7 +340,7 @@ def config_from_dict(data: Any, *, source: str | Path = "configuration") -> RunC
     """
     if not isinstance(data, Mapping):
         raise ConfigError(
-            f"{source}: expected a mapping with the keys {sorted(RunConfig.__dataclass_fields__)}, "
+            f"{source}: expected a mapping with the keys seed, model, data, stages, "
             f"received {type(data).__name__}"
         )
     for key in data:

@@ -1,0 +1,104 @@
+"""From the configuration's `model` to a model and its processor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from otreg.model import SpeechLMConfig, SpeechLMForConditionalGeneration, SpeechLMProcessor
+from otreg.training._loading import ConfigError
+from otreg.training.config import STAGE_MODEL_KEYS, ModelConfig
+from otreg.training.run_folder import model_folder
+
+__all__ = ["build_model", "load_model", "set_compression"]
+
+_PROMPT_KEYS = ("prompt_template", "separator", "instruction")
+_TOWER_KEYS = (
+    "adapter_type",
+    "adapter_stack",
+    "adapter_hidden_size",
+    "adapter_layers",
+    "adapter_kernel",
+    "adapter_ffn_ratio",
+    "adapter_dropout",
+    "short_mel",
+)
+
+
+def build_model(
+    config: ModelConfig,
+) -> tuple[SpeechLMForConditionalGeneration, SpeechLMProcessor]:
+    """Join the towers by a new adapter, or load an earlier model.
+
+    Args:
+        config: what to start from; checked by `RunConfig.check_ready`.
+
+    Returns:
+        The model and its processor.
+
+    Raises:
+        ConfigError: a tower cannot be loaded, or an option is out of its range.
+    """
+    if config.init is not None:
+        model, processor = load_model(config.init, dtype=config.dtype)
+        set_compression(model, _given(config, STAGE_MODEL_KEYS))
+        return model, processor
+    options = _given(config, (*_TOWER_KEYS, *STAGE_MODEL_KEYS))
+    try:
+        model = SpeechLMForConditionalGeneration.from_towers(
+            config.audio_tower, config.language_model, dtype=config.dtype or "auto", **options
+        )
+        processor = SpeechLMProcessor.from_config(
+            model.config, config.audio_tower, config.language_model, **_given(config, _PROMPT_KEYS)
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"cannot join audio_tower {config.audio_tower!r} and language_model "
+            f"{config.language_model!r}: {error}"
+        ) from error
+    return model, processor
+
+
+def load_model(
+    path: str, *, dtype: str | None = None
+) -> tuple[SpeechLMForConditionalGeneration, SpeechLMProcessor]:
+    """Load the model of a run, or of a folder that `save_pretrained` wrote.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    folder = model_folder(path)
+    try:
+        model = SpeechLMForConditionalGeneration.from_pretrained(folder, dtype=dtype or "auto")
+        processor = SpeechLMProcessor.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot load the model in {str(folder)!r}: {error}") from error
+    return model, processor
+
+
+def set_compression(
+    model: SpeechLMForConditionalGeneration, values: Mapping[str, float | None]
+) -> None:
+    """Change compression and snap of a model in place.
+
+    Args:
+        model: the model.
+        values: of `snap`, `merge_threshold`, …; None switches a threshold off.
+
+    Raises:
+        ConfigError: a value out of its range.
+    """
+    if not values:
+        return
+    try:
+        SpeechLMConfig.from_dict(model.config.to_dict() | dict(values))
+    except ValueError as error:
+        raise ConfigError(f"model: {error}") from error
+    for key, value in values.items():
+        setattr(model.config, key, value)
+
+
+def _given(config: ModelConfig, names: tuple[str, ...]) -> dict[str, Any]:
+    """The values that the configuration gives; None leaves the model's own default."""
+    values = {name: getattr(config, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}

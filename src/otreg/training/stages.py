@@ -1,0 +1,281 @@
+"""Running a configuration: one model through its stages, into a run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PrinterCallback, TrainingArguments, set_seed
+from transformers.utils import logging as transformers_logging
+
+from otreg.data import SpeechTextCollator, SpeechTextDataset, TokenBudgetBatchSampler
+from otreg.data.encoder_cache import EncoderCache, build_encoder_cache
+from otreg.model import set_trainable
+from otreg.training._loading import ConfigError
+from otreg.training.callbacks import JsonLog, ProgressBar
+from otreg.training.config import RunConfig, StageConfig
+from otreg.training.models import build_model, set_compression
+from otreg.training.objectives import WeightedObjective, build_objectives
+from otreg.training.run_folder import RunFolder
+from otreg.training.trainer import SpeechLMTrainer, TrainingCollator
+
+__all__ = ["train"]
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: RunConfig, out: str | Path, *, resume: bool = False, quiet: bool = False) -> Path:
+    """Train a model through the stages of a configuration.
+
+    Args:
+        config: what to train.
+        out: the run folder, see `otreg.training.run_folder`; new or empty unless resumed.
+        resume: go on from the newest checkpoint of an interrupted run with the same configuration.
+        quiet: no progress bars.
+
+    Returns:
+        The folder of the final model, `out`/model, for `from_pretrained`.
+
+    Raises:
+        ConfigError: the configuration cannot be run, or `out` cannot be written or resumed.
+        NonFiniteLossError: a loss or gradient became NaN or infinite.
+    """
+    config.check_ready()
+    folder = RunFolder(out)
+    folder.prepare(config, resume=resume)
+    if resume and folder.model.is_dir():
+        logger.info("%s is complete", folder.root)
+        return folder.model
+    set_seed(config.seed)
+    with _no_loading_bars():
+        model, processor = build_model(config.model)
+    objectives = [_stage_objectives(config, stage, model) for stage in config.stages]
+    train_set, validation_set = _datasets(config, folder, model, processor)
+    first, checkpoint = _resume_point(config, folder) if resume else (0, None)
+    for index, stage in enumerate(config.stages):
+        _enter_stage(config, stage, model)
+        if index < first:
+            continue
+        with _attached_heads(model, objectives[index]), _no_loading_bars():
+            trainer = _trainer(
+                config,
+                stage,
+                folder,
+                model=model,
+                processor=processor,
+                objectives=objectives[index],
+                train_set=train_set,
+                validation_set=validation_set,
+                quiet=quiet,
+            )
+            if checkpoint is not None and _is_finished(checkpoint):
+                logger.info(
+                    "stage %s is complete; its weights come from %s", stage.name, checkpoint
+                )
+                trainer._load_from_checkpoint(str(checkpoint))
+            else:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                if validation_set is not None:
+                    trainer.evaluate()
+        checkpoint = None
+    model.merge_lora()
+    model.eval()
+    with _no_loading_bars():
+        return folder.save_model(model, processor)
+
+
+def stage_seed(seed: int, name: str) -> int:
+    """The seed of a stage: of its data order and of what it adds to the model.
+
+    It depends on the stage's name alone, so that a stage draws the same numbers whether it follows
+    another in one run or starts from that one's saved model.
+    """
+    return (seed + zlib.crc32(name.encode())) % 2**32
+
+
+def _stage_objectives(
+    config: RunConfig, stage: StageConfig, model: Any
+) -> dict[str, WeightedObjective]:
+    vocab_size, dim = model.get_input_embeddings().weight.shape
+    return build_objectives(
+        stage.auxiliary(),
+        dim=dim,
+        vocab_size=vocab_size,
+        seed=stage_seed(config.seed, stage.name),
+    )
+
+
+def _datasets(
+    config: RunConfig, folder: RunFolder, model: Any, processor: Any
+) -> tuple[SpeechTextDataset, SpeechTextDataset | None]:
+    """The training set and, where there is one, the validation set."""
+    datasets = [
+        SpeechTextDataset(list(paths), processor) if paths else None
+        for paths in (config.data.train, config.data.validation)
+    ]
+    if config.data.cache_encoder:
+        device = _training_arguments(config, config.stages[0], folder, quiet=True).device
+        model.to(device)
+        for index, dataset in enumerate(datasets):
+            if dataset is not None:
+                cache = _cache(config, folder, model, dataset, ("train", "validation")[index])
+                datasets[index] = SpeechTextDataset(
+                    dataset.utterances, processor, encoder_cache=cache
+                )
+    train_set, validation_set = datasets
+    if train_set is None:
+        raise ConfigError("data.train is missing: give manifests, e.g. data.train=train.jsonl")
+    return train_set, validation_set
+
+
+def _cache(
+    config: RunConfig, folder: RunFolder, model: Any, dataset: SpeechTextDataset, part: str
+) -> EncoderCache:
+    root = config.data.cache_dir or folder.encoder_cache
+    return build_encoder_cache(model, dataset, root / part, batch_size=config.data.cache_batch_size)
+
+
+def _enter_stage(config: RunConfig, stage: StageConfig, model: Any) -> None:
+    """Make the model what the stage trains: LoRA, trainable groups, compression and snap."""
+    set_seed(stage_seed(config.seed, stage.name))
+    if "lora" in stage.train and model.config.lora is None:
+        lora = config.model.lora
+        if lora is None:
+            raise ConfigError("a stage trains 'lora', but model.lora is missing")
+        model.add_lora(lora.r, lora.alpha, lora.dropout, lora.target_modules)
+    set_compression(model, stage.model)
+    groups = ["multi_modal_projector" if group == "adapter" else group for group in stage.train]
+    count = set_trainable(model, groups)
+    logger.info("stage %s trains %s: %d parameters", stage.name, ", ".join(stage.train), count)
+
+
+@contextlib.contextmanager
+def _attached_heads(
+    model: nn.Module, objectives: Mapping[str, WeightedObjective]
+) -> Iterator[None]:
+    """Attach objectives with parameters to the model, so that they train and are checkpointed."""
+    heads = {
+        name: weighted.objective
+        for name, weighted in objectives.items()
+        if isinstance(weighted.objective, nn.Module) and list(weighted.objective.parameters())
+    }
+    if not heads:
+        yield
+        return
+    model.objective_heads = nn.ModuleDict(heads)
+    try:
+        yield
+    finally:
+        del model.objective_heads
+
+
+@contextlib.contextmanager
+def _no_loading_bars() -> Iterator[None]:
+    """Keep transformers from drawing a bar of its own for every checkpoint it reads or writes."""
+    enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            transformers_logging.enable_progress_bar()
+
+
+def _trainer(
+    config: RunConfig,
+    stage: StageConfig,
+    folder: RunFolder,
+    *,
+    model: Any,
+    processor: Any,
+    objectives: dict[str, WeightedObjective],
+    train_set: SpeechTextDataset,
+    validation_set: SpeechTextDataset | None,
+    quiet: bool,
+) -> SpeechLMTrainer:
+    sampler = None
+    if stage.max_tokens is not None:
+        seed = stage_seed(config.seed, stage.name)
+        sampler = TokenBudgetBatchSampler(train_set.lengths(), stage.max_tokens, seed=seed)
+    callbacks: list[Any] = [JsonLog(folder.log, stage.name)]
+    if not quiet:
+        callbacks.append(ProgressBar(stage.name, ["ce", *objectives]))
+    trainer = SpeechLMTrainer(
+        model=model,
+        args=_training_arguments(config, stage, folder, quiet=quiet),
+        data_collator=TrainingCollator(SpeechTextCollator(processor)),
+        train_dataset=train_set,
+        eval_dataset=validation_set,
+        callbacks=callbacks,
+        objectives=objectives,
+        cross_entropy_weight=stage.cross_entropy_weight,
+        batch_sampler=sampler,
+    )
+    trainer.remove_callback(PrinterCallback)  # the log file and the bar say it
+    return trainer
+
+
+def _training_arguments(
+    config: RunConfig, stage: StageConfig, folder: RunFolder, *, quiet: bool
+) -> TrainingArguments:
+    """Trainer's arguments of a stage; what `stage.trainer` gives replaces our defaults."""
+    seed = stage_seed(config.seed, stage.name)
+    arguments: dict[str, Any] = {
+        "logging_steps": 10,
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,
+        "save_steps": 500,
+        "save_total_limit": 2,
+        "report_to": "none",
+        "prediction_loss_only": True,
+        "per_device_eval_batch_size": stage.batch_size or 8,
+        "label_names": ["labels"],
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "data_seed": seed,
+        **stage.trainer,
+    }
+    try:
+        result = TrainingArguments(
+            output_dir=str(folder.stage(stage.name)),
+            seed=seed,
+            max_steps=-1 if stage.steps is None else stage.steps,
+            num_train_epochs=1.0 if stage.epochs is None else stage.epochs,
+            per_device_train_batch_size=stage.batch_size or 1,
+            gradient_accumulation_steps=stage.gradient_accumulation_steps,
+            learning_rate=stage.learning_rate,
+            optim=stage.optimizer,
+            lr_scheduler_type=stage.scheduler,
+            warmup_steps=stage.warmup_fraction,
+            weight_decay=stage.weight_decay,
+            max_grad_norm=stage.max_grad_norm,
+            remove_unused_columns=False,
+            disable_tqdm=True,  # a bar of our own
+            **arguments,
+        )
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"stage {stage.name!r}: {error}") from error
+    if result.n_gpu > 1:
+        logger.warning("using one of %d GPUs; start with torchrun to use them all", result.n_gpu)
+        result._n_gpu = 1
+    return result
+
+
+def _resume_point(config: RunConfig, folder: RunFolder) -> tuple[int, Path | None]:
+    """The last stage that has a checkpoint, and its newest; everything before it is in there."""
+    for index in reversed(range(len(config.stages))):
+        checkpoints = folder.checkpoints(config.stages[index].name)
+        if checkpoints:
+            return index, checkpoints[-1]
+    return 0, None
+
+
+def _is_finished(checkpoint: Path) -> bool:
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return bool(state["global_step"] >= state["max_steps"])
