@@ -15,18 +15,18 @@ class SpeechTextPair:
 
     Args:
         speech: (batch, frames, dim) the adapter's outputs; carries the gradient.
-        text: (batch, tokens, dim) the language model's input-embedding rows of the transcript's tokens,
-            without beginning or end of sequence.
+        text: (batch, tokens, dim) the language model's input-embedding rows of the transcript's
+            tokens, without beginning or end of sequence.
         speech_mask: (batch, frames) boolean, True = real; None = all real.
         text_mask: (batch, tokens) boolean, True = real; None = all real.
-        token_ids: (batch, tokens) integer ids of the transcript's tokens; needed by the vocabulary loss
-            over an embedding table and by CTC.
+        token_ids: (batch, tokens) integer ids of the transcript's tokens; needed by the vocabulary
+            loss over an embedding table and by CTC.
         pad_embedding: (dim,) the language model's row that stands for "nothing said".
         embedding_table: (vocab, dim) the language model's input-embedding rows.
 
     Raises:
-        ValueError: on shapes, dtypes or devices that do not fit, or an utterance without one real frame
-            and one real token.
+        ValueError: on shapes, dtypes or devices that do not fit, or an utterance without one real
+            frame and one real token.
 
     Example:
         >>> pair = SpeechTextPair(torch.randn(2, 9, 4), torch.randn(2, 3, 4))
@@ -56,8 +56,8 @@ class SpeechTextPair:
         if self.text.shape[0] != batch or self.text.shape[2] != dim:
             raise ValueError(
                 f"text must be (batch={batch}, tokens, dim={dim}) to match speech "
-                f"{tuple(self.speech.shape)}, got {tuple(self.text.shape)}; both must hold the same "
-                "utterances, embedded in the language model's input space"
+                f"{tuple(self.speech.shape)}, got {tuple(self.text.shape)}; both must hold the "
+                "same utterances, embedded in the language model's input space"
             )
         tokens = self.text.shape[1]
         device = self.speech.device
@@ -71,7 +71,8 @@ class SpeechTextPair:
             _require_shape(name, mask, (batch, length))
             if mask.dtype != torch.bool:
                 raise ValueError(
-                    f"{name} must be boolean (True = real), got {mask.dtype}; convert it with .bool()"
+                    f"{name} must be boolean (True = real), got {mask.dtype}; convert it with "
+                    ".bool()"
                 )
         if self.token_ids is not None:
             _require_shape("token_ids", self.token_ids, (batch, tokens))
@@ -87,13 +88,14 @@ class SpeechTextPair:
             table = self.embedding_table
             if table.ndim != 2 or table.shape[1] != dim:
                 raise ValueError(
-                    f"embedding_table must be (vocab, dim={dim}), got {tuple(table.shape)}; pass the "
-                    "language model's get_input_embeddings().weight"
+                    f"embedding_table must be (vocab, dim={dim}), got {tuple(table.shape)}; pass "
+                    "the language model's get_input_embeddings().weight"
                 )
         for name, value in vars(self).items():
             if isinstance(value, Tensor) and value.device != device:
                 raise ValueError(
-                    f"{name} is on {value.device}, speech on {device}; move all tensors to one device"
+                    f"{name} is on {value.device}, speech on {device}; move all tensors to one "
+                    "device"
                 )
         self._require_content()
 
@@ -109,8 +111,8 @@ class SpeechTextPair:
             if not bool(real.all()):
                 rows = (~real).nonzero().flatten().tolist()
                 raise ValueError(
-                    f"{name} has no real {what} in utterance(s) {rows} of the batch; every utterance "
-                    f"needs at least one {what}: leave empty utterances out"
+                    f"{name} has no real {what} in utterance(s) {rows} of the batch; every "
+                    f"utterance needs at least one {what}: leave empty utterances out"
                 )
         if self.token_ids is not None and self.embedding_table is not None:
             vocab = self.embedding_table.shape[0]
@@ -118,8 +120,8 @@ class SpeechTextPair:
             low, high = int(real_ids.min()), int(real_ids.max())
             if low < 0 or high >= vocab:
                 raise ValueError(
-                    f"token_ids must lie in [0, {vocab}) to index embedding_table, got {low} … {high}; "
-                    "mark padding in text_mask, and take both from one tokenizer and model"
+                    f"token_ids must lie in [0, {vocab}) to index embedding_table, got {low} … "
+                    f"{high}; mark padding in text_mask, and take both from one tokenizer and model"
                 )
 
 

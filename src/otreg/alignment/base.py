@@ -16,9 +16,11 @@ class AlignmentOutput:
     Args:
         loss: (batch,) one loss per utterance, carrying the gradient.
         plan: (batch, frames, targets) the transport plan; None for objectives without one.
-        terms: the loss's parts and diagnostics by name, each (batch,) and detached: to log, not to train on.
+        terms: the loss's parts and diagnostics by name, each (batch,) and detached: to log, not to
+            train on.
         targets: the unique targets that are the plan's columns; None for objectives without a plan.
-        converged: (batch,) whether the solver reached its tolerance; None for objectives without one.
+        converged: (batch,) whether the solver reached its tolerance; None for objectives without
+            one.
     """
 
     loss: Tensor

@@ -16,12 +16,13 @@ class WeightedSum(nn.Module):
     """A sum of objectives, loss = sum_k weight_k loss_k; itself an objective.
 
     Args:
-        objectives: name -> (objective, weight), weights >= 0; an objective of weight 0 is not evaluated.
+        objectives: name -> (objective, weight), weights >= 0; an objective of weight 0 is not
+            evaluated.
 
     Returns:
-        Calling it gives an AlignmentOutput whose terms are named "objective/term", with "objective/loss" for
-        each objective's loss before its weight; plan, targets and converged come from the first objective
-        that has a plan.
+        Calling it gives an AlignmentOutput whose terms are named "objective/term", with
+        "objective/loss" for each objective's loss before its weight; plan, targets and converged
+        come from the first objective that has a plan.
 
     Raises:
         ValueError: without objectives, or on a weight that is negative or not finite.

@@ -1,4 +1,4 @@
-"""CTC as an alignment objective, with a head of its own or tied to the language model's embeddings."""
+"""CTC as an objective, with a head of its own or tied to the language model's embeddings."""
 
 import logging
 
@@ -16,7 +16,8 @@ logger = logging.getLogger(__name__)
 class CTC(nn.Module):
     """Connectionist temporal classification of the speech embeddings into the transcript's tokens.
 
-    loss = - log sum over the paths that spell the transcript of prod_i softmax(z_i)[path_i], per token, with
+    loss = - log sum over the paths that spell the transcript of prod_i softmax(z_i)[path_i], per
+    token, with
 
         tied:      z_i = cos(f_i, e_v) / temperature over the embedding rows; blank = the pad row
         not tied:  z_i = W f_i + w, a linear head of its own; blank = its last output
@@ -28,14 +29,16 @@ class CTC(nn.Module):
         vocab_size: number of token ids; for a head of its own, and only for it.
 
     Returns:
-        Calling it on a SpeechTextPair gives an AlignmentOutput: loss (batch,), in nats per token; terms "ctc" and
-        "infeasible" (1 where the transcript does not fit into the frames, whose loss is then 0).
+        Calling it on a SpeechTextPair gives an AlignmentOutput: loss (batch,), in nats per token;
+        terms "ctc" and "infeasible" (1 where the transcript does not fit into the frames, whose
+        loss is then 0).
 
     Raises:
-        ValueError: on options in conflict, and when the pair lacks token_ids or, tied, its table and pad row.
+        ValueError: on options in conflict, and when the pair lacks token_ids or, tied, its table
+            and pad row.
 
-    Source: Graves et al. 2006; the head of its own is OTReg's baseline Base + CTC (arXiv 2508.08131); the tied
-        form is ours.
+    Source: Graves et al. 2006; the head of its own is OTReg's baseline Base + CTC (arXiv
+        2508.08131); the tied form is ours.
     """
 
     def __init__(
@@ -50,8 +53,8 @@ class CTC(nn.Module):
             raise ValueError(f"temperature must be > 0, got {temperature}")
         if tied and (dim is not None or vocab_size is not None):
             raise ValueError(
-                "tied CTC scores against the pair's embedding_table and takes no dim or vocab_size; leave "
-                "them out, or pass tied=False for a head of its own"
+                "tied CTC scores against the pair's embedding_table and takes no dim or "
+                "vocab_size; leave them out, or pass tied=False for a head of its own"
             )
         if not tied and (dim is None or vocab_size is None):
             raise ValueError(
@@ -89,7 +92,8 @@ class CTC(nn.Module):
         infeasible = torch.isinf(losses)
         if bool(infeasible.any()):
             logger.warning(
-                "CTC: %d of %d transcripts have more tokens than their frames can spell; their loss is 0",
+                "CTC: %d of %d transcripts have more tokens than their frames can spell; their "
+                "loss is 0",
                 int(infeasible.sum()),
                 len(losses),
             )
@@ -105,8 +109,9 @@ class CTC(nn.Module):
         if self.head is None:
             if pair.embedding_table is None:
                 raise ValueError(
-                    "tied CTC needs the pair's embedding_table, got None; pass the language model's "
-                    "get_input_embeddings().weight, or use CTC(tied=False, dim=…, vocab_size=…)"
+                    "tied CTC needs the pair's embedding_table, got None; pass the language "
+                    "model's get_input_embeddings().weight, or use CTC(tied=False, dim=…, "
+                    "vocab_size=…)"
                 )
             vocabulary = pair_vocabulary(pair, pad_class=True)
             assert vocabulary.pad_class is not None

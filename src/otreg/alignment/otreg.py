@@ -21,53 +21,56 @@ PLAN_GRADIENTS = ("stop", "unrolled", "implicit")
 
 @dataclass(frozen=True)
 class OTReg:
-    """Transport the frames of each utterance to its transcript's unique embeddings, and pull them there.
+    """Transport the frames of each utterance to its transcript's unique embeddings, and pull them
+    there.
 
-    C_ij = 1 - cos(f_i, g_j),   P = argmin <P, C + prior> + epsilon KL(P | a b'),   P 1 = a = 1/n,   P' 1 = b
+    C_ij = 1 - cos(f_i, g_j)
+    P = argmin <P, C + prior> + epsilon KL(P | a b')   subject to  P 1 = a = 1/n,  P' 1 = b
 
     and the loss of an utterance is one of
 
         "cost":       sum_ij P_ij C_ij
         "entropic":   the minimum itself, <P, C + prior> + epsilon KL(P | a b') (+ rho KL(P' 1 | b))
-        "vocabulary": - mean_i sum_j n P_ij log softmax_v(cos(f_i, e_v) / temperature) at v = token of j
+        "vocabulary": - mean_i sum_j n P_ij log softmax(cos(f_i, e_v) / temperature)_v=token(j)
 
-    plus sparsity_weight times L_spr, the mean entropy of the rows of n P over its maximum, log m: 0 = each
-    frame chose one target, 1 = none chose.
+    plus sparsity_weight times L_spr, the mean entropy of the rows of n P over its maximum, log m: 0
+    = each frame chose one target, 1 = none chose.
 
     Args:
         loss: "cost" (the paper's), "entropic" or "vocabulary" (soft cross-entropy of the plan).
-        unique_threshold: cosine in (-1, 1] at which two tokens share a target; None = all tokens apart. A
-            shared target takes the embedding and the token id of its first token.
+        unique_threshold: cosine in (-1, 1] at which two tokens share a target; None = all tokens
+            apart. A shared target takes the embedding and the token id of its first token.
         pad_anchor: add the pair's pad_embedding as a target, "nothing said".
         epsilon: entropic regularisation > 0, in units of the cost (cosines).
         tol: marginal error at which the solver stops.
         max_iter: the most sweeps of the solver.
-        plan_gradient: "stop" detaches the plan: exact for "entropic", a surrogate for the others. "unrolled" and
-            "implicit" carry the gradient through the plan.
+        plan_gradient: "stop" detaches the plan: exact for "entropic", a surrogate for the others.
+            "unrolled" and "implicit" carry the gradient through the plan.
         sparsity_weight: lambda_spr >= 0; needs a plan gradient.
-        rho_target: strength of the KL penalty on the target masses; None = they hold exactly; 0 = they are
-            free, so each frame chooses alone.
-        target_mass: "uniform": 1/m each; "count": in proportion to the tokens that share the target.
-        pad_mass: the anchor's mass: None = as any other target; a number in (0, 1); "estimate" = (k + 1)/(n + m)
-            where k of the n frames have the anchor as their nearest target.
-        position_prior: weight >= 0 of the prior in the cost; 0 = off. It is what a frame pays for standing
-            position_width away from its target.
+        rho_target: strength of the KL penalty on the target masses; None = they hold exactly; 0 =
+            they are free, so each frame chooses alone.
+        target_mass: "uniform": 1/m each; "count": in proportion to the tokens that share the
+            target.
+        pad_mass: the anchor's mass: None = as any other target; a number in (0, 1); "estimate" =
+            (k + 1)/(n + m), where k of the n frames have the anchor as their nearest target.
+        position_prior: weight >= 0 of the prior in the cost; 0 = off. It is what a frame pays for
+            standing position_width away from its target.
         position_width: the prior's width as a share of the utterance, > 0.
-        similarity: False leaves 1 - cos out of the transport problem: a control in which the position
-            alone makes the plan.
+        similarity: False leaves 1 - cos out of the transport problem: a control in which the
+            position alone makes the plan.
         temperature: of the softmax over the vocabulary, > 0.
 
     Returns:
-        Calling it on a SpeechTextPair gives an AlignmentOutput: loss (batch,), plan (batch, frames, targets), terms
-        named after the losses ("cost" always, "sparsity", "vocabulary" or "entropic" where used), targets,
-        converged.
+        Calling it on a SpeechTextPair gives an AlignmentOutput: loss (batch,), plan (batch, frames,
+        targets), terms named after the losses ("cost" always, "sparsity", "vocabulary" or
+        "entropic" where used), targets, converged.
 
     Raises:
         ValueError: on options out of range or in conflict, and when the pair lacks what they need.
 
     Source: Xu et al. 2025 (arXiv 2508.08131); `OTReg.paper()` is its method. L_spr's formula is not
-        published; this is ours. KL-relaxed targets: Chizat et al. 2018 (arXiv 1607.05816). The "vocabulary"
-        loss, the prior and the masses go beyond the paper.
+        published; this is ours. KL-relaxed targets: Chizat et al. 2018 (arXiv 1607.05816). The
+        "vocabulary" loss, the prior and the masses go beyond the paper.
 
     Example:
         >>> pair = SpeechTextPair(torch.randn(2, 9, 4), torch.randn(2, 3, 4))
@@ -93,11 +96,13 @@ class OTReg:
 
     @classmethod
     def paper(cls, **overrides: Any) -> "OTReg":
-        """The paper's method: cost and sparsity through the plan, pad anchor, uniform balanced masses.
+        """The paper's method: cost and sparsity through the plan, pad anchor, uniform balanced
+        masses.
 
-        Known from the paper: the loss, the cost, the anchor, unique targets, uniform balanced masses and the
-        gradient through the plan. Open in it, so ours: unique_threshold, epsilon, the formula and weight of
-        the sparsity, and how the gradient goes through the plan (here the exact one).
+        Known from the paper: the loss, the cost, the anchor, unique targets, uniform balanced
+        masses and the gradient through the plan. Open in it, so ours: unique_threshold, epsilon,
+        the formula and weight of the sparsity, and how the gradient goes through the plan (here the
+        exact one).
         """
         options: dict[str, Any] = {
             "loss": "cost",
@@ -116,8 +121,8 @@ class OTReg:
         _one_of("target_mass", self.target_mass, ("uniform", "count"))
         if self.unique_threshold is not None and not -1 < self.unique_threshold <= 1:
             raise ValueError(
-                f"unique_threshold must be a cosine in (-1, 1], got {self.unique_threshold}; pass None to "
-                "keep all tokens apart"
+                f"unique_threshold must be a cosine in (-1, 1], got {self.unique_threshold}; pass "
+                "None to keep all tokens apart"
             )
         for name in ("epsilon", "tol", "temperature", "position_width"):
             if not getattr(self, name) > 0:
@@ -127,8 +132,8 @@ class OTReg:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}; 0 turns it off")
         if self.sparsity_weight > 0 and self.plan_gradient == "stop":
             raise ValueError(
-                "sparsity_weight > 0 needs plan_gradient 'unrolled' or 'implicit', got 'stop': the sparsity "
-                "of a detached plan has no gradient"
+                "sparsity_weight > 0 needs plan_gradient 'unrolled' or 'implicit', got 'stop': "
+                "the sparsity of a detached plan has no gradient"
             )
         if self.pad_mass is not None:
             if not self.pad_anchor:
@@ -139,7 +144,8 @@ class OTReg:
                 isinstance(self.pad_mass, float) and 0 < self.pad_mass < 1
             ):
                 raise ValueError(
-                    f"pad_mass must be None, 'estimate' or a number in (0, 1), got {self.pad_mass!r}"
+                    "pad_mass must be None, 'estimate' or a number in (0, 1), got "
+                    f"{self.pad_mass!r}"
                 )
         if not self.similarity and self.position_prior == 0:
             raise ValueError(
@@ -224,7 +230,7 @@ class OTReg:
         plan: Float[Tensor, "batch frames targets"],
         targets: Targets,
     ) -> Float[Tensor, " batch"]:
-        """Mean over frames of the cross-entropy between a frame's row of the plan and the vocabulary."""
+        """Mean over frames of the cross-entropy of a row of the plan against the vocabulary."""
         vocabulary = pair_vocabulary(pair, pad_class=self.pad_anchor)
         logits = vocabulary.logits(speech, self.temperature)  # (batch, frames, classes)
         target_class = vocabulary.token_class.gather(1, targets.token_index.clamp(min=0))
@@ -259,8 +265,8 @@ def sparsity(
     Returns:
         (batch,) in [0, 1]: 0 = each frame chose one target.
 
-    Source: OTReg (arXiv 2508.08131) names L_spr, whose formula is not published; dividing by log m, so
-        that its weight means the same for short and long transcripts, is ours.
+    Source: OTReg (arXiv 2508.08131) names L_spr, whose formula is not published; dividing by log m,
+        so that its weight means the same for short and long transcripts, is ours.
     """
     row_mass = plan.sum(2, keepdim=True)
     rows = plan / torch.where(row_mass > 0, row_mass, 1.0)

@@ -23,13 +23,16 @@ def build_objective(
     """Make an objective from its name and options, as a configuration gives them.
 
     Args:
-        name: a key of OBJECTIVES; or "package.module:factory", any importable callable that returns an objective.
+        name: a key of OBJECTIVES; or "package.module:factory", any importable callable that returns
+            an objective.
         options: keyword arguments of the objective.
-        dim: width of the language model's embeddings; handed to objectives with a head of their own.
+        dim: width of the language model's embeddings; handed to objectives with a head of their
+            own.
         vocab_size: number of token ids; handed to objectives with a head of their own.
 
     Raises:
-        ValueError: on an unknown name or option, with the nearest known one, or options out of range.
+        ValueError: on an unknown name or option, with the nearest known one, or options out of
+            range.
 
     Example:
         >>> build_objective("otreg", {"epsilon": 0.02}, dim=128, vocab_size=200).epsilon
@@ -57,12 +60,12 @@ def _factory(name: str) -> Callable[..., Objective]:
             return getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise ValueError(
-                f"objective {name!r} cannot be imported ({error}); expected package.module:factory with "
-                "the package installed"
+                f"objective {name!r} cannot be imported ({error}); expected "
+                "package.module:factory with the package installed"
             ) from error
     raise ValueError(
-        f"unknown objective {name!r}{_nearest(name, OBJECTIVES)}; use one of {', '.join(OBJECTIVES)}, or "
-        "package.module:factory for one of your own"
+        f"unknown objective {name!r}{_nearest(name, OBJECTIVES)}; use one of "
+        f"{', '.join(OBJECTIVES)}, or package.module:factory for one of your own"
     )
 
 

@@ -17,12 +17,13 @@ class Targets:
     Args:
         embeddings: (batch, targets, dim), without gradient; 0 at padding.
         mask: (batch, targets) boolean, True = real.
-        counts: (batch, targets) how many transcript tokens each target stands for (1 for the pad anchor);
-            0 at padding.
-        token_index: (batch, targets) position in the transcript of each target's first token; -1 for the pad
-            anchor and at padding.
+        counts: (batch, targets) how many transcript tokens each target stands for (1 for the pad
+            anchor); 0 at padding.
+        token_index: (batch, targets) position in the transcript of each target's first token; -1
+            for the pad anchor and at padding.
         anchor: (batch, targets) boolean, True at the pad anchor.
-        occurrences: (batch, tokens) the target that each transcript token belongs to; -1 at padding.
+        occurrences: (batch, tokens) the target that each transcript token belongs to; -1 at
+            padding.
     """
 
     embeddings: Tensor
@@ -41,9 +42,10 @@ def unique_targets(
 ) -> Targets:
     """De-duplicate a transcript's embeddings by cosine, greedily from the left.
 
-    A token opens a new target unless its cosine to an earlier target is at or above the threshold; then it
-    belongs to the earliest such target. The pad anchor comes last and is de-duplicated like a token: where
-    a token's row is that close to the pad row, the utterance has no anchor of its own.
+    A token opens a new target unless its cosine to an earlier target is at or above the threshold;
+    then it belongs to the earliest such target. The pad anchor comes last and is de-duplicated like
+    a token: where a token's row is that close to the pad row, the utterance has no anchor of its
+    own.
 
     Args:
         text: (batch, tokens, dim) embeddings, finite everywhere.
@@ -54,8 +56,8 @@ def unique_targets(
     Returns:
         Targets, padded to the largest number of targets in the batch.
 
-    Source: OTReg (arXiv 2508.08131), unique transcript embeddings with the pad token's row; the order of
-        de-duplication is not published.
+    Source: OTReg (arXiv 2508.08131), unique transcript embeddings with the pad token's row; the
+        order of de-duplication is not published.
     """
     batch, tokens, dim = text.shape
     text = text.detach()
@@ -110,8 +112,9 @@ def position_cost(
 ) -> Float[Tensor, "batch frames targets"]:
     """How far each frame is, in time, from where its target stands in the transcript.
 
-    D_ij = min over the occurrences k of target j of ((i + 1/2)/n - (k + 1/2)/T)^2 / width^2, and 0 for the pad
-    anchor, which may stand anywhere; n frames, T tokens (all of them, repeated ones included).
+    D_ij = min over the occurrences k of target j of ((i + 1/2)/n - (k + 1/2)/T)^2 / width^2, and 0
+    for the pad anchor, which may stand anywhere; n frames, T tokens (all of them, repeated ones
+    included).
 
     Args:
         frame_mask: (batch, frames) boolean, True = real; real frames need not be contiguous.

@@ -16,10 +16,12 @@ class Vocabulary:
     """The classes that speech embeddings are scored against.
 
     Args:
-        rows: (classes, dim) one embedding per class, without gradient; the pad class, if any, comes last.
+        rows: (classes, dim) one embedding per class, without gradient; the pad class, if any, comes
+            last.
         token_class: (batch, tokens) the class of each transcript token; 0 at padding.
         pad_class: index of the pad row's class; None without one.
-        excluded: (classes,) boolean, True for table rows that equal the pad row and give way to its class.
+        excluded: (classes,) boolean, True for table rows that equal the pad row and give way to its
+            class.
     """
 
     rows: Tensor
@@ -37,21 +39,21 @@ def pair_vocabulary(pair: SpeechTextPair, *, pad_class: bool) -> Vocabulary:
     """Collect the classes of a pair: its embedding table, or else the batch's distinct tokens.
 
     Args:
-        pair: with an embedding_table and token_ids; or without a table, when the distinct tokens of the
-            batch (by id where token_ids are given, by row otherwise) are the whole vocabulary.
+        pair: with an embedding_table and token_ids; or without a table, when the distinct tokens of
+            the batch (by id where token_ids are given, by row otherwise) are the whole vocabulary.
         pad_class: add the pair's pad_embedding as a class of its own.
 
     Raises:
-        ValueError: when token_ids are missing beside a table, pad_embedding is missing, or a transcript
-            holds a token whose row equals the pad row.
+        ValueError: when token_ids are missing beside a table, pad_embedding is missing, or a
+            transcript holds a token whose row equals the pad row.
     """
     mask = pair.text_mask
     assert mask is not None  # SpeechTextPair fills masks in
     if pair.embedding_table is not None:
         if pair.token_ids is None:
             raise ValueError(
-                "token_ids are needed to find the transcript in the pair's embedding_table, got None; "
-                "pass SpeechTextPair(token_ids=…)"
+                "token_ids are needed to find the transcript in the pair's embedding_table, got "
+                "None; pass SpeechTextPair(token_ids=…)"
             )
         rows = pair.embedding_table.detach()
         token_class = torch.where(mask, pair.token_ids.long(), 0)
@@ -70,8 +72,8 @@ def pair_vocabulary(pair: SpeechTextPair, *, pad_class: bool) -> Vocabulary:
     excluded = (rows == pad).all(1)
     if bool((excluded[token_class] & mask).any()):
         raise ValueError(
-            "a token of the transcript has the same embedding as the pad row, so silence and that token "
-            "cannot be told apart; give the pad token an embedding of its own"
+            "a token of the transcript has the same embedding as the pad row, so silence and that "
+            "token cannot be told apart; give the pad token an embedding of its own"
         )
     rows = torch.cat([rows, pad.unsqueeze(0)])
     excluded = torch.cat([excluded, excluded.new_zeros(1)])

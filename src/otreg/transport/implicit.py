@@ -20,8 +20,8 @@ def plan_vjp(
 ) -> Float[Tensor, "batch n m"]:
     """Pull a gradient at the plan P back to the cost C.
 
-    With r, c the row and column sums of P and W = G * P / epsilon (G the gradient at P), the optimality
-    conditions of the plan give
+    With r, c the row and column sums of P and W = G * P / epsilon (G the gradient at P), the
+    optimality conditions of the plan give
 
         dL/dC = P_ij (x_i + y_j) - W_ij
         x = tau_a (W 1 - P y) / r
@@ -41,8 +41,9 @@ def plan_vjp(
     Returns:
         (batch, n, m) gradient of the loss at the cost, in the plan's dtype.
 
-    Source: the implicit function theorem on the Sinkhorn fixed point, reduced by a Schur complement;
-        solved in float64 with a ridge of 1e-9, for plans close to a permutation are near-singular.
+    Source: the implicit function theorem on the Sinkhorn fixed point, reduced by a Schur
+        complement; solved in float64 with a ridge of 1e-9, for plans close to a permutation are
+        near-singular.
     """
     p, grad = plan.double(), grad_plan.double()
     w = grad * p / epsilon

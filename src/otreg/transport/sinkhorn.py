@@ -28,14 +28,15 @@ class TransportResult:
 
     Args:
         plan: (batch, n, m) the transport plan; exactly 0 where a mass is 0.
-        value: (batch,) <P, C> + epsilon KL(P | a b') + rho_a KL(P 1 | a) + rho_b KL(P' 1 | b), the rho terms
-            only on relaxed sides; its gradient with respect to the cost is the plan.
-        f: (batch, n) row potentials, P_ij = a_i b_j exp((f_i + g_j - C_ij) / epsilon); 0 at padding.
+        value: (batch,) <P, C> + epsilon KL(P | a b') + rho_a KL(P 1 | a) + rho_b KL(P' 1 | b), the
+            rho terms only on relaxed sides; its gradient with respect to the cost is the plan.
+        f: (batch, n) row potentials, P_ij = a_i b_j exp((f_i + g_j - C_ij) / epsilon); 0 at
+            padding.
         g: (batch, m) column potentials; 0 at padding.
         num_iters: (batch,) sweeps that each problem took.
-        marginal_error: (batch,) L1 distance of the plan's marginals from where they must be, as a share of
-            the mass: from a and b on balanced sides, from what the next update would make them on
-            relaxed ones.
+        marginal_error: (batch,) L1 distance of the plan's marginals from where they must be, as a
+            share of the mass: from a and b on balanced sides, from what the next update would make
+            them on relaxed ones.
         converged: (batch,) True where marginal_error <= tol.
     """
 
@@ -65,14 +66,18 @@ def sinkhorn(
 
     min_P  <P, C> + epsilon KL(P | a b')   subject to  P 1 = a,  P' 1 = b,
 
-    where rho_a (rho_b) replaces the constraint on the rows (columns) by rho KL(P 1 | a). One sweep is
+    where rho_a (rho_b) replaces the constraint on the rows (columns) by rho KL(P 1 | a).
+    One sweep is
 
-        g <- g + alpha (tau_b T(f) - g) + beta (last change of g),  T(f)_j = -epsilon log sum_i a_i e^((f_i - C_ij)/epsilon)
-        f <- tau_a T'(g),                                          tau = rho / (rho + epsilon), 1 if balanced.
+        g <- g + alpha (tau_b T(f) - g) + beta (last change of g)
+        f <- tau_a T'(g)
+        T(f)_j = -epsilon log sum_i a_i exp((f_i - C_ij) / epsilon),   T' likewise over columns
+        tau = rho / (rho + epsilon),  1 on a balanced side
 
     alpha and beta, of a heavy ball, start at 1 and 0 (plain Sinkhorn) and follow each problem's own
     observed rate of convergence. Potentials live in the log domain; between two checks the sweeps
-    multiply by K = a b' exp((f + g - C)/epsilon), from which the potentials move by a bounded factor only.
+    multiply by K = a b' exp((f + g - C)/epsilon), from which the potentials move by a bounded
+    factor only.
 
     Args:
         cost: (batch, n, m) costs; anything at padding, NaN and infinity included.
@@ -83,22 +88,23 @@ def sinkhorn(
         max_iter: the most sweeps, >= 1.
         rho_a: strength >= 0 of the KL penalty on the rows; None = balanced; 0 = rows are free.
         rho_b: the same for the columns.
-        gradient: what autograd sees. "envelope": the value's exact gradient, the plan is detached. "unrolled": the
-            plan also carries the gradient of the iterations that made it (memory grows with num_iters).
+        gradient: what autograd sees. "envelope": the value's exact gradient, the plan is detached.
+            "unrolled": the plan also carries the gradient of the iterations that made it (memory
+            grows with num_iters).
             "implicit": the plan also carries the exact gradient of the optimum, by one m x m solve.
             The value's gradient is the plan in every mode. Masses carry no gradient.
         init: (batch, m) column potentials g to start from, such as an earlier result's; None = 0.
 
     Returns:
-        TransportResult in float32 whatever the autocast (float64 stays float64). A problem that did not
-        reach tol has converged False and is logged as a warning.
+        TransportResult in float32 whatever the autocast (float64 stays float64). A problem that did
+        not reach tol has converged False and is logged as a warning.
 
     Raises:
         ValueError: on shapes, masses or options out of range.
 
-    Source: Cuturi 2013 (arXiv 1306.0895); KL-relaxed marginals: Chizat et al. 2018 (arXiv 1607.05816), Algorithm 1;
-        absorption: Schmitzer 2019 (arXiv 1610.06519), section 3.1; over-relaxation: Thibault et al. 2017
-        (arXiv 1711.01851), here as Polyak's heavy ball on g so that rows stay exact.
+    Source: Cuturi 2013 (arXiv 1306.0895); KL-relaxed marginals: Chizat et al. 2018 (arXiv
+        1607.05816); absorption: Schmitzer 2019 (arXiv 1610.06519); over-relaxation: Thibault et al.
+        2017 (arXiv 1711.01851), here as Polyak's heavy ball on g so that rows stay exact.
 
     Example:
         >>> cost = torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])
@@ -125,8 +131,8 @@ def sinkhorn(
         converged = error <= tol
         if not bool(converged.all()):
             logger.warning(
-                "sinkhorn: %d of %d problems did not reach a marginal error of %g in %d sweeps (largest "
-                "error %.2e) at epsilon %g; raise max_iter, tol or epsilon",
+                "sinkhorn: %d of %d problems did not reach a marginal error of %g in %d sweeps "
+                "(largest error %.2e) at epsilon %g; raise max_iter, tol or epsilon",
                 int((~converged).sum()),
                 len(converged),
                 tol,
@@ -159,10 +165,12 @@ def _solve(
 ]:
     """Iterate to the fixed point of the sweeps: potentials, sweeps taken, marginal error."""
     rows, columns = a > 0, b > 0
+    real = rows.unsqueeze(2) & columns.unsqueeze(1)
     log_tiny = _LOG_TINY[cost.dtype]
     tiny = math.exp(log_tiny)
-    log_mass = _log(a).unsqueeze(2) + _log(b).unsqueeze(1) - cost / epsilon
-    f = -epsilon * torch.logsumexp(_log(b).unsqueeze(1) + (g.unsqueeze(1) - cost) / epsilon, 2)
+    log_a, log_b = _log(a), _log(b)
+    log_mass = log_a.unsqueeze(2) + log_b.unsqueeze(1)
+    f = -epsilon * torch.logsumexp(log_b.unsqueeze(1) + (g.unsqueeze(1) - cost) / epsilon, 2)
     f = torch.where(rows, tau_a * f, 0.0)
 
     mass = a.sum(1).clamp(min=tiny)
@@ -172,39 +180,36 @@ def _solve(
     last_error: Tensor | None = None
     sweeps = 0
     while True:
-        # Absorb: K is the plan of the potentials so far.
-        kernel = log_mass + f.unsqueeze(2) / epsilon + g.unsqueeze(1) / epsilon
-        kernel = kernel.clamp(min=log_tiny).exp()
-        u = rows.to(cost.dtype)
-        columns_sum = torch.bmm(u.unsqueeze(1), kernel).squeeze(1)
-        error = _residual(columns_sum, b, g, epsilon, tau_b, tiny)
-        rows_sum = torch.bmm(kernel, columns.to(cost.dtype).unsqueeze(2)).squeeze(2)
-        error = error + _residual(rows_sum * rows, a, f, epsilon, tau_a, tiny)
+        # Absorb: the kernel is the plan of the potentials so far, and u = v = 1.
+        kernel = log_mass + (f.unsqueeze(2) + g.unsqueeze(1) - cost) / epsilon
+        kernel = torch.where(real, kernel.clamp(min=log_tiny).exp(), 0.0)
+        rows_sum, columns_sum = kernel.sum(2), kernel.sum(1)
+        error = _residual(rows_sum, a, f, epsilon, tau_a, tiny)
+        error = error + _residual(columns_sum, b, g, epsilon, tau_b, tiny)
         error = error.detach() / mass
         active = ~(error <= tol)
         if sweeps >= max_iter or not bool(active.any()):
             return f, g, num_iters, error
-
-        block = min(_SWEEPS_PER_CHECK, max_iter - sweeps)
         if last_error is not None:
             rate, change = _update_rate(rate, change, error, last_error)
+
         alpha, beta = _heavy_ball(rate)
+        block = min(_SWEEPS_PER_CHECK, max_iter - sweeps)
+        # In units of epsilon, g's update T(f) = g + log b - log K'u leaves v = exp(tau_b T(f) - g).
+        ahead_b = tau_b * (g / epsilon + log_b) - g / epsilon
+        ahead_a = tau_a * (f / epsilon + log_a) - f / epsilon
         log_v = torch.zeros_like(g)
         for _ in range(block):
-            # T(f) = g + epsilon (log b/(K'u) - log v): the update that would make columns sum to b.
-            target = g / epsilon + (b.clamp(min=tiny) / columns_sum.clamp(min=tiny)).log()
-            change = alpha * (tau_b * target - g / epsilon - log_v) + beta * change
-            log_v = torch.where(columns, (log_v + change).clamp(-_MAX_DRIFT, _MAX_DRIFT), 0.0)
-            v = torch.where(columns, log_v.exp(), 0.0)
-            row_scale = torch.bmm(kernel, v.unsqueeze(2)).squeeze(2)
-            target = f / epsilon + (a.clamp(min=tiny) / row_scale.clamp(min=tiny)).log()
-            log_u = (tau_a * target - f / epsilon).clamp(-_MAX_DRIFT, _MAX_DRIFT)
-            log_u = torch.where(rows, log_u, 0.0)
-            u = torch.where(rows, log_u.exp(), 0.0)
-            columns_sum = torch.bmm(u.unsqueeze(1), kernel).squeeze(1)
+            step = ahead_b - tau_b * columns_sum.clamp(min=tiny).log() - log_v
+            change = alpha * step + beta * change
+            log_v = (log_v + change).clamp(-_MAX_DRIFT, _MAX_DRIFT)
+            rows_sum = torch.bmm(kernel, log_v.exp().unsqueeze(2)).squeeze(2)
+            log_u = ahead_a - tau_a * rows_sum.clamp(min=tiny).log()
+            log_u = log_u.clamp(-_MAX_DRIFT, _MAX_DRIFT)
+            columns_sum = torch.bmm(log_u.exp().unsqueeze(1), kernel).squeeze(1)
         moving = active.unsqueeze(1)
-        f = torch.where(moving, f + epsilon * log_u, f)
-        g = torch.where(moving, g + epsilon * log_v, g)
+        f = torch.where(moving & rows, f + epsilon * log_u, f)
+        g = torch.where(moving & columns, g + epsilon * log_v, g)
         num_iters = num_iters + block * active
         last_error = error
         sweeps += block
@@ -224,25 +229,25 @@ def _update_rate(
 ) -> tuple[Tensor, Tensor]:
     """Read the rate of plain Sinkhorn off the error's decay q per sweep under heavy ball.
 
-    A mode with eigenvalue l obeys z^2 - (1 + beta - alpha (1 - l)) z + beta = 0, so a decay z = q slower than
-    sqrt(beta) reveals l = 1 - (1 + beta - q - beta/q)/alpha. Otherwise the momentum is enough or too
-    much, and is eased; where the error grew, the momentum also starts afresh.
+    A mode with eigenvalue l obeys z^2 - (1 + beta - alpha (1 - l)) z + beta = 0, so a decay z = q
+    slower than sqrt(beta) reveals l = 1 - (1 + beta - q - beta/q)/alpha. Otherwise the momentum is
+    enough or too much, and is eased; where the error grew, the momentum also starts afresh.
     """
     alpha, beta = _heavy_ball(rate)
     ratio = error.unsqueeze(1) / last_error.unsqueeze(1).clamp(min=1e-300)
     q = ratio.nan_to_num(1.0).clamp(1e-6, 1e6) ** (1 / _SWEEPS_PER_CHECK)
     seen = 1 - (1 + beta - q - beta / q) / alpha
     grew = q >= 1
-    eased = 1 - 1.5 * (1 - rate)
-    rate = torch.where(q > beta.sqrt(), torch.maximum(rate, seen), eased)
-    rate = torch.where(grew, 1 - 2 * (1 - rate), rate).clamp(0.0, _MAX_RATE)
+    slower = torch.where(grew, 1 - 2 * (1 - rate), 1 - 1.5 * (1 - rate))
+    rate = torch.where((q > beta.sqrt()) & ~grew, torch.maximum(rate, seen), slower)
+    rate = rate.clamp(0.0, _MAX_RATE)
     return rate, torch.where(grew, 0.0, change)
 
 
 def _residual(
     marginal: Tensor, mass: Tensor, potential: Tensor, epsilon: float, tau: float, tiny: float
 ) -> Float[Tensor, " batch"]:
-    """L1 distance of a marginal from its mass (balanced) or from what the next update would make it."""
+    """L1 distance of a marginal from its mass (balanced) or from its next update (relaxed)."""
     if tau == 1:
         return (marginal - mass).abs().sum(1)
     log_ratio = (mass.clamp(min=tiny) / marginal.clamp(min=tiny)).log()
@@ -330,7 +335,8 @@ def _check_options(
 def _check_shapes(cost: Tensor, a: Tensor, b: Tensor, init: Tensor | None) -> None:
     if cost.ndim != 3:
         raise ValueError(
-            f"cost must be (batch, n, m), got {tuple(cost.shape)}; add a batch axis with unsqueeze(0)"
+            f"cost must be (batch, n, m), got {tuple(cost.shape)}; add a batch axis with "
+            "unsqueeze(0)"
         )
     batch, n, m = cost.shape
     shapes = {"a": (a, (batch, n)), "b": (b, (batch, m))}
@@ -339,7 +345,8 @@ def _check_shapes(cost: Tensor, a: Tensor, b: Tensor, init: Tensor | None) -> No
     for name, (value, expected) in shapes.items():
         if tuple(value.shape) != expected:
             raise ValueError(
-                f"{name} must be {expected} to match cost {tuple(cost.shape)}, got {tuple(value.shape)}"
+                f"{name} must be {expected} to match cost {tuple(cost.shape)}, got "
+                f"{tuple(value.shape)}"
             )
 
 
@@ -352,6 +359,6 @@ def _check_masses(a: Tensor, b: Tensor, balanced: bool) -> None:
         worst = int((total_a - total_b).abs().argmax())
         raise ValueError(
             f"balanced transport needs equal masses, got {float(total_a[worst]):.6g} in a and "
-            f"{float(total_b[worst]):.6g} in b for problem {worst}; normalise them or relax a side with "
-            "rho_a or rho_b"
+            f"{float(total_b[worst]):.6g} in b for problem {worst}; normalise them or relax a "
+            "side with rho_a or rho_b"
         )
