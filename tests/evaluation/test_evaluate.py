@@ -1,0 +1,160 @@
+"""A tiny model evaluated end to end: rows, gap, examples and plans that fit the schema."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
+from tiny_towers import make_audio, make_tokenizer, save_audio_tower, save_language_model
+
+from otreg.data.dataset import SpeechTextDataset
+from otreg.data.encoder_cache import build_encoder_cache
+from otreg.data.manifest import Utterance, write_manifest
+from otreg.evaluation.evaluate import align, evaluate_model, measure_gap, token_labels
+from otreg.evaluation.report import write_report
+from otreg.evaluation.results import environment, merge_results, read_results, write_results
+from otreg.model import SpeechLMForConditionalGeneration, SpeechLMProcessor
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    audio = save_audio_tower("whisper-short", folder / "audio_tower")
+    text = save_language_model("qwen2", folder / "language_model")
+    torch.manual_seed(0)
+    model = SpeechLMForConditionalGeneration.from_towers(
+        audio, text, adapter_type="conv", adapter_stack=2, short_mel=True
+    )
+    processor = SpeechLMProcessor.from_config(model.config, audio, text)
+    utterances = []
+    words = ["the cat sat", "a dog ran home", "el perro corre", "die katze schläft", "the mat"]
+    for index, (samples, sentence) in enumerate(
+        zip(make_audio(0.9, 1.3, 0.7, 1.1, 1.2), words, strict=True)
+    ):
+        path = folder / f"{index}.wav"
+        soundfile.write(path, samples, 16_000)
+        language = {2: "es", 3: "de"}.get(index, "en")
+        utterances.append(Utterance(f"u{index}", path, sentence, language))
+    return model.eval(), processor, utterances, folder
+
+
+def evaluate(tiny, **options):
+    model, processor, utterances, _ = tiny
+    settings = dict(arm="base", seed=0, batch_size=2, max_new_tokens=8) | options
+    corpora = settings.pop("corpora", {"home": utterances[:3], "away": utterances})
+    return evaluate_model(model, processor, corpora, **settings)
+
+
+def test_rows_are_split_by_corpus_and_language_and_know_their_domain(tiny):
+    rows = evaluate(tiny, in_domain={"home"}, num_alignments=0)["rows"]
+    assert [(row["corpus"], row["language"], row["domain"]) for row in rows] == [
+        ("home", "en", "in"),
+        ("home", "es", "in"),
+        ("away", "en", "out"),
+        ("away", "es", "out"),
+        ("away", "de", "out"),
+    ]
+    assert rows[2]["num_utterances"] == 3
+    assert rows[2]["num_words"] == 9
+    edits = sum(rows[2][kind] for kind in ("substitutions", "deletions", "insertions"))
+    assert rows[2]["wer"] == pytest.approx(edits / 9)
+
+
+def test_results_go_through_json_and_into_a_report(tiny, tmp_path):
+    base = evaluate(tiny, in_domain=["home"])
+    other = evaluate(tiny, arm="other", in_domain=["home"])
+    merged = merge_results([base, other]) | environment()
+    path = write_results(merged, tmp_path / "results.json")
+    assert read_results(path) == read_results(tmp_path)
+    html = write_report(read_results(path), tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "other: transport plan" in html
+    assert len(base["transcripts"]) == 3 + 4
+    assert len(base["alignments"]) == 2
+
+
+def test_a_manifest_and_cached_encoder_outputs_give_the_same_numbers(tiny, tmp_path):
+    model, processor, utterances, folder = tiny
+    write_manifest(folder / "all.jsonl", utterances)
+    cache = build_encoder_cache(
+        model, SpeechTextDataset(utterances, processor), tmp_path / "cache", batch_size=2
+    )
+    fresh = evaluate(tiny, corpora={"all": folder / "all.jsonl"})
+    for given in (cache, {"all": cache}):
+        cached = evaluate(tiny, corpora={"all": utterances}, encoder_cache=given)
+        assert cached["rows"] == fresh["rows"]
+        for name, value in fresh["gap"][0].items():
+            assert cached["gap"][0][name] == pytest.approx(value, abs=1e-4), name
+
+
+def test_the_gap_does_not_depend_on_the_batch_size_or_leave_a_gradient(tiny):
+    model, processor, utterances, _ = tiny
+    one = measure_gap(model, processor, utterances, batch_size=1)
+    all_at_once = measure_gap(model, processor, utterances, batch_size=5)
+    for name, value in one.items():
+        assert all_at_once[name] == pytest.approx(value, abs=1e-4), name
+    assert one["num_utterances"] == 5
+    assert all(parameter.grad is None for parameter in model.parameters())
+    fewer = evaluate(tiny, max_gap_utterances=2, num_alignments=0)["gap"]
+    assert [record["num_utterances"] for record in fewer] == [2, 2]
+    assert evaluate(tiny, max_gap_utterances=0, num_alignments=0)["gap"] == []
+
+
+def test_plans_have_a_row_per_frame_and_a_label_per_target(tiny):
+    model, processor, utterances, _ = tiny
+    records = align(model, processor, utterances, batch_size=5)
+    for record, utterance in zip(records, utterances, strict=True):
+        plan, distances = np.array(record["plan"]), np.array(record["distances"])
+        assert plan.shape == (len(distances), len(record["targets"]))
+        assert distances.shape[1] == len(record["tokens"])
+        assert "".join(record["tokens"]).replace("▁", " ") == utterance.text
+        assert record["targets"][-1] == "(pad)"
+        assert plan.sum() == pytest.approx(1.0, abs=1e-2)
+        assert len(plan) * record["frame_s"] == pytest.approx(
+            soundfile.info(utterance.audio).duration
+        )
+
+
+def test_merged_frames_keep_their_place_in_time(tiny):
+    model, processor, utterances, _ = tiny
+    whole = align(model, processor, utterances[:2])
+    model.config.merge_threshold = -1.0  # every pair is merged
+    try:
+        merged = align(model, processor, utterances[:2])
+    finally:
+        model.config.merge_threshold = None
+    for before, after in zip(whole, merged, strict=True):
+        assert len(before["plan"]) == len(after["plan"])
+        assert before["frame_s"] == after["frame_s"]
+        assert after["distances"][0] == after["distances"][1]
+
+
+def test_an_objective_without_a_plan_cannot_be_drawn(tiny):
+    from otreg.alignment import CTC
+
+    with pytest.raises(ValueError, match="with a transport plan"):
+        align(*tiny[:3], [0], objective=CTC(tied=True))
+
+
+def test_token_labels_spell_the_text_even_within_a_character():
+    tokenizer = make_tokenizer()
+    ids = tokenizer.encode("die katze 猫", add_special_tokens=False)
+    labels = token_labels(tokenizer, ids)
+    assert len(labels) == len(ids)
+    assert "".join(labels).replace("·", "").replace("▁", " ") == "die katze 猫"
+
+
+def test_names_that_are_no_corpus_are_refused(tiny):
+    with pytest.raises(ValueError, match="at least one corpus"):
+        evaluate(tiny, corpora={})
+    with pytest.raises(ValueError, match="received nowhere"):
+        evaluate(tiny, in_domain={"nowhere"})
+    with pytest.raises(ValueError, match="collection of names"):
+        evaluate(tiny, in_domain="home")
+    with pytest.raises(ValueError, match="encoder cache for every corpus"):
+        evaluate(tiny, encoder_cache={})
+    with pytest.raises(ValueError, match="at least 0"):
+        evaluate(tiny, num_transcripts=-1)
