@@ -25,6 +25,8 @@ FORMATS = {"WAV": "wav", "WAVEX": "wav", "RF64": "wav", "FLAC": "flac", "OGG": "
 
 _MIN_RATE_HZ, _MAX_RATE_HZ = 1000, 768000
 _BLOCK_SAMPLES = 1 << 18
+_UNSEEKABLE = ("ogg", "mp3")
+_MAX_UNSEEKABLE_SAMPLES = 1 << 28  # 1 GiB as float32
 
 
 class AudioError(ValueError):
@@ -174,26 +176,39 @@ def _info(file: soundfile.SoundFile, utterance: Utterance, max_duration_s: float
             f"holds an utterance of {info.duration_s:.1f} s, above max_duration_s "
             f"{max_duration_s:g}; cut it with start_s and end_s, or raise max_duration_s",
         )
+    kind = FORMATS[file.format]
+    if kind in _UNSEEKABLE and stop * info.num_channels > _MAX_UNSEEKABLE_SAMPLES:
+        raise _error(
+            utterance,
+            f"must be decoded from its start, as every {kind}, and {stop / rate_hz:.0f} s of "
+            f"{info.num_channels} channels are too much for that; convert it to flac",
+        )
     return info
 
 
 def _decode(file: soundfile.SoundFile, info: AudioInfo, utterance: Utterance) -> np.ndarray:
-    """Decode info's span block by block, averaging channels, so memory holds one channel only."""
+    """Decode info's span block by block, averaging channels, so memory holds one channel only.
+
+    soundfile seeks after every read, and after a seek libsndfile's MP3 and Vorbis decoders return
+    samples that are not the file's: those formats are decoded from their start by one read.
+    """
     mono = np.empty(info.stop - info.start, dtype=np.float32)
     done = 0
     try:
-        if info.start:
+        if FORMATS[file.format] in _UNSEEKABLE:
+            block = _mix(file.read(info.stop, dtype="float32", always_2d=True))[info.start :]
+            mono[: len(block)] = block
+            done = len(block)
+        else:
             file.seek(info.start)
-        block_frames = max(1, _BLOCK_SAMPLES // info.num_channels)
-        while done < len(mono):
-            wanted = min(block_frames, len(mono) - done)
-            block = file.read(wanted, dtype="float32", always_2d=True)
-            if len(block) == 0:
-                break
-            mono[done : done + len(block)] = (
-                block[:, 0] if info.num_channels == 1 else block.mean(axis=1)
-            )
-            done += len(block)
+            block_frames = max(1, _BLOCK_SAMPLES // info.num_channels)
+            while done < len(mono):
+                wanted = min(block_frames, len(mono) - done)
+                block = _mix(file.read(wanted, dtype="float32", always_2d=True))
+                if len(block) == 0:
+                    break
+                mono[done : done + len(block)] = block
+                done += len(block)
     except (RuntimeError, OSError) as error:  # soundfile.LibsndfileError is a RuntimeError
         at_s = (info.start + done) / info.sample_rate_hz
         raise _error(
@@ -207,3 +222,8 @@ def _decode(file: soundfile.SoundFile, info: AudioInfo, utterance: Utterance) ->
             f" s, decoding ended at {at_s:.3f} s; copy or make it again",
         )
     return mono
+
+
+def _mix(block: np.ndarray) -> np.ndarray:
+    """Average the channels of (samples, channels)."""
+    return block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)

@@ -103,13 +103,12 @@ class SpeechTextCollator:
                     f"utterance {example['id']!r} has no transcript to train on; "
                     "pass training=False to transcribe it"
                 )
-            rows.append(
-                self.processor.tokenize_example(
-                    num_frames,
-                    example["text"] if self.training else None,
-                    example["language"] or None,
-                )
-            )
+            text = example["text"] if self.training else None
+            try:
+                row = self.processor.tokenize_example(num_frames, text, example["language"] or None)
+            except ValueError as error:
+                raise ValueError(f"utterance {example['id']!r}: {error}") from error
+            rows.append(row)
         input_ids = [row["input_ids"] for row in rows]
         batch = {
             "input_ids": self._pad(input_ids, self.processor.pad_token_id),
@@ -118,12 +117,6 @@ class SpeechTextCollator:
         if self.training:
             batch["labels"] = self._pad([row["labels"] for row in rows], IGNORED_LABEL)
             text_ids = [row["text_ids"] for row in rows]
-            for example, ids in zip(examples, text_ids, strict=True):
-                if not ids:
-                    raise ValueError(
-                        f"utterance {example['id']!r}: the tokenizer makes no token of the "
-                        f"transcript {example['text']!r}; correct or remove it"
-                    )
             batch["text_ids"] = _pad_ids(text_ids, self.processor.pad_token_id, "right")
             batch["text_mask"] = _pad_ids([[1] * len(ids) for ids in text_ids], 0, "right").bool()
         return batch

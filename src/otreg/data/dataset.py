@@ -25,9 +25,6 @@ class Processor(Protocol):
     def features(self, samples: np.ndarray) -> np.ndarray:
         """Turn samples at 16 kHz into (frames, mels) or (samples,), without padding."""
 
-    def feature_length(self, num_samples: int) -> int:
-        """Return the length of the features of this many samples, without computing them."""
-
     def num_speech_frames(self, feature_length: int) -> int:
         """Return the placeholders in the prompt for features of this length."""
 
@@ -83,6 +80,7 @@ class SpeechTextDataset(Dataset[Example]):
         self.processor = processor
         self.encoder_cache = encoder_cache
         self.max_duration_s = max_duration_s
+        self._feature_lengths: dict[int, int] = {}
         if encoder_cache is not None:
             encoder_cache.check(self.utterances)
 
@@ -110,7 +108,10 @@ class SpeechTextDataset(Dataset[Example]):
             example["duration_s"] = duration_s
             return example
         samples = load_audio(utterance, max_duration_s=self.max_duration_s)
-        features = self.processor.features(samples)
+        try:
+            features = self.processor.features(samples)
+        except ValueError as error:  # such as: longer than the encoder can take
+            raise AudioError(f"{utterance.name}: audio file {utterance.audio}: {error}") from error
         self._check_frames(utterance, self.processor.num_speech_frames(len(features)))
         example["input_features"] = features
         example["duration_s"] = len(samples) / SAMPLE_RATE_HZ
@@ -126,7 +127,8 @@ class SpeechTextDataset(Dataset[Example]):
     def lengths(self) -> list[int]:
         """Return the tokens of every item (prompt, speech frames, transcript), for a sampler.
 
-        Reads audio headers (or the cache's index), decodes nothing.
+        Reads audio headers (or the cache's index), decodes nothing. A processor without
+        `feature_length(num_samples)` computes the features of silence, once for each length.
         """
         lengths = []
         for utterance in self.utterances:
@@ -136,7 +138,7 @@ class SpeechTextDataset(Dataset[Example]):
                 )
             else:
                 info = audio_info(utterance, max_duration_s=self.max_duration_s)
-                feature_length = self.processor.feature_length(info.num_samples)
+                feature_length = self._feature_length(info.num_samples)
                 frames = self.processor.num_speech_frames(feature_length)
             self._check_frames(utterance, frames)
             example = self.processor.tokenize_example(
@@ -144,6 +146,16 @@ class SpeechTextDataset(Dataset[Example]):
             )
             lengths.append(len(example["input_ids"]))
         return lengths
+
+    def _feature_length(self, num_samples: int) -> int:
+        if num_samples not in self._feature_lengths:
+            count = getattr(self.processor, "feature_length", None)
+            self._feature_lengths[num_samples] = (
+                len(self.processor.features(np.zeros(num_samples, dtype=np.float32)))
+                if count is None
+                else int(count(num_samples))
+            )
+        return self._feature_lengths[num_samples]
 
     def _check_frames(self, utterance: Utterance, num_speech_frames: int) -> None:
         if num_speech_frames < 1:

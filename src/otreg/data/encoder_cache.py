@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from otreg.data._modes import evaluating
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 _FORMAT = 1
 _INDEX = "index.json"
 _SHARD_BYTES = 256 << 20
-_UNHASHED_CONFIG_KEYS = ("_name_or_path", "transformers_version")
+_UNHASHED_CONFIG_KEYS = ("_name_or_path", "architectures", "transformers_version")
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,13 @@ class EncoderCache:
         entry = self._entry(utterance)
         shard = entry["shard"]
         if shard not in self._files:
-            self._files[shard] = safe_open(str(self.path / shard), framework="pt")
+            try:
+                self._files[shard] = safe_open(str(self.path / shard), framework="pt")
+            except (OSError, SafetensorError) as error:
+                raise StaleCacheError(
+                    f"{self.path / shard} cannot be read ({error}); delete {self.path} and run "
+                    "build_encoder_cache again"
+                ) from error
         return self._files[shard].get_tensor(_tensor_name(utterance)), float(entry["duration_s"])
 
     def _entry(self, utterance: Utterance) -> dict[str, Any]:
@@ -120,11 +127,12 @@ def build_encoder_cache(
     """Encode what a cache does not hold yet, and return the cache.
 
     Entries of the same encoder and the same audio are kept, all others are made anew; a build that
-    was cut short goes on from its last complete file.
+    was cut short goes on from its last complete file. A second process that builds in the same
+    folder waits for the first.
 
     Args:
-        model: has `encode(input_features, input_features_mask) -> (states, mask)`, see
-            `SpeechLMForConditionalGeneration.encode`; it is run in evaluation mode, where it is.
+        model: a `SpeechLMForConditionalGeneration`; its `encode` is run in evaluation mode, on the
+            device where its audio_tower is.
         dataset: the utterances and the processor; must not itself read from a cache.
         path: the cache's folder, made where it is missing.
         batch_size: utterances that are encoded together.
@@ -144,9 +152,44 @@ def build_encoder_cache(
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
     fingerprint = encoder_fingerprint(model, dataset.processor)
-    index = _read_index(path)
-    if index is None or index["fingerprint"] != fingerprint:
-        index = {"format": _FORMAT, "fingerprint": fingerprint, "entries": {}}
+    with FileLock(path / "lock"):
+        index = _read_index(path)
+        if index is None or index["fingerprint"] != fingerprint:
+            index = {"format": _FORMAT, "fingerprint": fingerprint, "entries": {}}
+        _fill(index, model, dataset, path, batch_size)
+        _remove_unused_shards(path, index["entries"])
+    return EncoderCache(path, fingerprint=fingerprint)
+
+
+def encoder_fingerprint(model: Any, processor: Any) -> str:
+    """Hash all that decides the encoder's outputs.
+
+    Args:
+        model: of it are hashed the audio_tower's weights, names, types and configuration, and how
+            it is run (short_mel, encoder_frame_plan).
+        processor: of it is hashed the feature extractor's configuration.
+
+    Returns:
+        A SHA-256 in hexadecimal.
+
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.audio_tower.state_dict().items()):
+        tensor = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    for part in (model.audio_tower.config, processor.feature_extractor):
+        record = {k: v for k, v in part.to_dict().items() if k not in _UNHASHED_CONFIG_KEYS}
+        digest.update(json.dumps(record, sort_keys=True, default=str).encode())
+    run = (model.config.short_mel, model.config.encoder_frame_plan)
+    digest.update(json.dumps(run).encode())
+    return digest.hexdigest()
+
+
+def _fill(
+    index: dict[str, Any], model: Any, dataset: SpeechTextDataset, path: Path, batch_size: int
+) -> None:
+    """Encode and write what the index lacks."""
     entries = index["entries"]
     missing = [
         position
@@ -171,35 +214,6 @@ def build_encoder_cache(
             shard, shard_entries, shard_bytes = {}, {}, 0
     if shard:
         _write_shard(path, index, shard, shard_entries)
-    _remove_unused_shards(path, entries)
-    return EncoderCache(path, fingerprint=fingerprint)
-
-
-def encoder_fingerprint(model: Any, processor: Any) -> str:
-    """Hash all that decides the encoder's outputs.
-
-    Args:
-        model: its `audio_tower` (weights, names, types) and `config` (without the language model
-            and the adapter's weights) are hashed.
-        processor: its `feature_extractor`'s configuration is hashed, where it has one.
-
-    Returns:
-        A SHA-256 in hexadecimal.
-
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.audio_tower.state_dict().items()):
-        tensor = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.view(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
-    tower_config = getattr(model.audio_tower, "config", None)
-    extractor = getattr(processor, "feature_extractor", None)
-    for part in (tower_config, extractor):
-        record = part.to_dict() if part is not None else {}
-        for key in _UNHASHED_CONFIG_KEYS:
-            record.pop(key, None)
-        digest.update(json.dumps(record, sort_keys=True, default=str).encode())
-    return digest.hexdigest()
 
 
 def _encode(
@@ -208,18 +222,17 @@ def _encode(
     """Yield (utterance, states on the CPU, duration) for the given positions."""
     from otreg.data.collate import pad_stack
 
-    parameter = next(model.audio_tower.parameters())
+    device = next(model.audio_tower.parameters()).device
     with evaluating(model):
         for first in range(0, len(positions), batch_size):
             chosen = positions[first : first + batch_size]
             examples = [dataset[position] for position in chosen]
             features, mask = pad_stack([example["input_features"] for example in examples])
             with torch.no_grad():
-                states, states_mask = model.encode(
-                    features.to(parameter.device, parameter.dtype), mask.to(parameter.device)
-                )
+                output = model.encode(features.to(device), mask.to(device))
+            states, states_mask = output.encoder_hidden_states.cpu(), output.encoder_mask.cpu()
             for position, example, row, row_mask in zip(
-                chosen, examples, states.cpu(), states_mask.cpu(), strict=True
+                chosen, examples, states, states_mask, strict=True
             ):
                 yield dataset.utterances[position], row[row_mask].clone(), example["duration_s"]
 

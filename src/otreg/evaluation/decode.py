@@ -88,9 +88,10 @@ def transcribe(
         for positions in _with_progress(batches, progress):
             examples = [dataset[position] for position in positions]
             batch = {key: value.to(model.device) for key, value in collator(examples).items()}
-            tokens = model.generate(
+            sequences = model.generate(
                 **batch, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
-            ).cpu()
+            )
+            tokens = sequences[:, batch["input_ids"].shape[1] :].cpu()
             texts = processor.batch_decode(tokens, skip_special_tokens=True)
             limits = _hit_limit(tokens, model.generation_config.eos_token_id, max_new_tokens)
             for position, example, text, limit in zip(
@@ -124,6 +125,7 @@ def _with_progress(batches: list[list[int]], progress: bool) -> Iterator[list[in
     if not progress:
         yield from batches
         return
+    from rich.console import Console
     from rich.progress import track
 
-    yield from track(batches, description="transcribing")
+    yield from track(batches, description="transcribing", console=Console(stderr=True))
