@@ -19,7 +19,8 @@ GRADIENT_MODES = ("envelope", "unrolled", "implicit")
 _SWEEPS_PER_CHECK = 10  # sweeps between two absorptions; convergence is looked at there
 _MAX_DRIFT = 30.0  # how far log u and log v may run before they are absorbed
 _LOG_TINY = {torch.float32: -80.0, torch.float64: -650.0}  # exp of less is slow (denormal) or 0
-_MAX_RATE = 0.999  # cap on the estimated rate; higher ones make the momentum overshoot
+_MAX_RATE = 0.999  # cap on the estimated rate of convergence: more momentum overshoots
+_FAR, _MAX_RATE_FAR = 0.1, 0.98  # the cap while the marginal error is above _FAR
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,8 @@ def _update_rate(
     grew = q >= 1
     slower = torch.where(grew, 1 - 2 * (1 - rate), 1 - 1.5 * (1 - rate))
     rate = torch.where((q > beta.sqrt()) & ~grew, torch.maximum(rate, seen), slower)
-    rate = rate.clamp(0.0, _MAX_RATE)
+    cap = torch.where(error.unsqueeze(1) > _FAR, _MAX_RATE_FAR, _MAX_RATE)
+    rate = torch.minimum(rate.clamp(min=0.0), cap.to(rate.dtype))
     return rate, torch.where(grew, 0.0, change)
 
 
