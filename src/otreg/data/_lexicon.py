@@ -1,0 +1,182 @@
+"""The words and templates of the miniature's grammars; see `otreg.data.corpora`.
+
+Slots are comma-separated so that an entry may have several words ("the old bridge").
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+LEXICON: dict[str, dict[str, Any]] = {
+    "en": {
+        "slots": {
+            "person": "anna,peter,maria,thomas,my brother,my sister,the teacher,the farmer,"
+            "the doctor,our neighbour,the baker,the pilot",
+            "did": "found,bought,sold,painted,carried,dropped,cleaned,hid",
+            "colour": "red,blue,green,yellow,black,white,brown,golden",
+            "thing": "basket,bottle,hammer,lamp,mirror,pencil,ring,table,umbrella,violin,candle,"
+            "bicycle",
+            "place": "in the garden,at the station,near the river,behind the church,"
+            "on the bridge,at the market,in the kitchen,under the tree",
+            "day": "monday,tuesday,wednesday,thursday,friday,saturday,sunday",
+            "adverb": "slowly,quietly,carefully,early,together,again",
+            "moves": "walks,runs,swims,dances,sings,waits",
+            "number": "two,three,four,five,six,seven,eight,nine,ten,twelve,twenty",
+            "animals": "horses,rabbits,sheep,pigeons,frogs,spiders,turtles,foxes,camels,wolves",
+            "motion": "crossed,followed,reached,left,circled",
+            "ground": "field,valley,desert,island,harbour,forest,meadow",
+            "weather": "rain,snow,thunder,fog,sunshine,wind",
+            "season": "spring,summer,autumn,winter",
+            "region": "north,south,east,west",
+            "hour": "noon,midnight,dawn,sunset",
+            "family": "mother,father,uncle,cousin,grandmother,nephew",
+            "food": "bread,cheese,soup,honey,butter,rice,pepper,chocolate,fruit,garlic",
+            "taste": "sweet,bitter,fresh,cold,salty,warm",
+            "want": "wants,needs,likes,cooks,brings,shares",
+            "drink": "water,coffee,milk,juice,tea",
+            "price": "cheap,expensive,heavy,light,broken,empty",
+            "room": "bedroom,cellar,office,library,hallway",
+            "when": "tomorrow,tonight,yesterday,often,never",
+        },
+        "templates": {
+            "paired": [
+                "{person} {did} the {colour} {thing}",
+                "{person} {did} a {thing} {place}",
+                "on {day} {person} {moves} {adverb}",
+                "{person} {moves} {place}",
+                "the {colour} {thing} is {place}",
+                "{person} and {person} {did} the {thing}",
+                "on {day} {person} {did} the {thing}",
+                "{person} {moves} {adverb} {place}",
+            ],
+            "development": [
+                "{number} {animals} {motion} the {ground} before {hour}",
+                "there will be {weather} and {weather} in the {region}",
+                "every {season} the {animals} {motion} the {region} {ground}",
+                "after {hour} {weather} came from the {ground}",
+                "in {season} {number} {colour} {animals} {motion} the {ground}",
+            ],
+            "test": [
+                "my {family} {want} {taste} {food} with {drink}",
+                "why is the {food} so {price} {when}",
+                "{when} your {family} {want} {drink} from the {room}",
+                "please put the {taste} {drink} into the {room}",
+                "his {family} and her {family} {when} sell {colour} {food}",
+            ],
+        },
+    },
+    "es": {
+        "slots": {
+            "person": "ana,pedro,lucía,tomás,mi hermano,mi hermana,el maestro,la doctora,"
+            "el granjero,la vecina,el panadero,el piloto",
+            "did": "encontró,compró,vendió,pintó,llevó,perdió,limpió,escondió",
+            "colour": "rojo,negro,blanco,amarillo,dorado,morado",
+            "thing": "cesto,vaso,martillo,espejo,lápiz,anillo,paraguas,violín,sombrero,libro,"
+            "reloj,zapato",
+            "place": "en el jardín,en la estación,cerca del río,detrás de la iglesia,"
+            "sobre el puente,en el mercado,en la cocina,bajo el árbol",
+            "day": "lunes,martes,miércoles,jueves,viernes,sábado,domingo",
+            "adverb": "despacio,temprano,siempre,junto,mucho,afuera",
+            "moves": "camina,corre,nada,baila,canta,espera",
+            "number": "dos,tres,cuatro,cinco,seis,siete,ocho,nueve,diez,doce,veinte",
+            "animals": "caballos,conejos,patos,ranas,gatos,lobos,zorros,camellos,burros,monos",
+            "motion": "cruzaron,siguieron,dejaron,rodearon,buscaron",
+            "ground": "campo,valle,desierto,puerto,bosque,prado,camino",
+            "weather": "lluvia,nieve,niebla,tormenta,viento,sol",
+            "season": "primavera,verano,otoño,invierno",
+            "region": "norte,sur,este,oeste",
+            "hour": "mediodía,medianoche,amanecer,atardecer",
+            "family": "madre,padre,tío,primo,abuela,sobrino",
+            "food": "pan,queso,sopa,miel,fruta,cebolla,arroz,pimienta,chocolate,carne",
+            "taste": "dulce,caliente,fresca,fría,salada",
+            "want": "quiere,necesita,cocina,trae,comparte,prueba",
+            "drink": "agua,leche,café,jugo,té",
+            "price": "barato,caro,pesado,ligero,roto,vacío",
+            "room": "dormitorio,sótano,oficina,biblioteca,pasillo",
+            "when": "mañana,hoy,ayer,nunca,ahora",
+        },
+        "templates": {
+            "paired": [
+                "{person} {did} el {thing} {colour}",
+                "{person} {did} un {thing} {place}",
+                "el {day} {person} {moves} {adverb}",
+                "{person} {moves} {place}",
+                "el {thing} {colour} está {place}",
+                "{person} y {person} tienen el {thing}",
+                "el {day} {person} {did} el {thing}",
+                "{person} {moves} {adverb} {place}",
+            ],
+            "development": [
+                "{number} {animals} {motion} el {ground} antes del {hour}",
+                "habrá {weather} y {weather} hacia el {region}",
+                "cada {season} los {animals} {motion} el {ground} del {region}",
+                "después del {hour} vino {weather} desde el {ground}",
+                "durante {season} {number} {animals} {motion} el {ground}",
+            ],
+            "test": [
+                "tu {family} {want} {food} {taste} con {drink}",
+                "por qué parece tan {price} {when}",
+                "{when} su {family} {want} {drink} para la {room}",
+                "pon {drink} {taste} hasta la {room} por favor",
+                "nuestra {family} o su {family} {when} {want} {food}",
+            ],
+        },
+    },
+    "de": {
+        "slots": {
+            "person": "hanna,jonas,greta,lukas,mein bruder,meine schwester,der lehrer,die ärztin,"
+            "der bauer,die nachbarin,der bäcker,der pilot",
+            "did": "findet,kauft,verkauft,malt,trägt,verliert,putzt,versteckt",
+            "colour": "roten,blauen,grünen,gelben,schwarzen,weißen,braunen,goldenen",
+            "thing": "korb,becher,hammer,spiegel,bleistift,ring,tisch,schirm,mantel,schuh,"
+            "teller,stuhl",
+            "place": "im garten,am bahnhof,neben dem fluss,hinter der kirche,auf der brücke,"
+            "auf dem markt,in der küche,unter dem baum",
+            "day": "montag,dienstag,mittwoch,donnerstag,freitag,samstag,sonntag",
+            "adverb": "langsam,leise,vorsichtig,früh,zusammen,wieder",
+            "moves": "läuft,rennt,schwimmt,tanzt,singt,wartet",
+            "number": "zwei,drei,vier,fünf,sechs,sieben,acht,neun,zehn,zwölf,zwanzig",
+            "animals": "pferde,hasen,schafe,tauben,frösche,spinnen,kamele,füchse,wölfe,enten",
+            "motion": "queren,suchen,erreichen,verlassen,umkreisen",
+            "ground": "feld,tal,ufer,dorf,moor,gebirge,gras",
+            "weather": "regen,schnee,donner,nebel,sonnenschein,wind",
+            "season": "frühling,sommer,herbst,winter",
+            "region": "norden,süden,osten,westen",
+            "hour": "mittag,mitternacht,abend,morgen",
+            "family": "mutter,tante,cousine,großmutter,nichte,tochter",
+            "food": "brot,käse,suppe,honig,butter,obst,knoblauch,reis,pfeffer,schokolade",
+            "taste": "süß,bitter,frisch,kalt,salzig,warm",
+            "want": "will,braucht,mag,kocht,bringt,teilt",
+            "drink": "wasser,kaffee,milch,saft,tee",
+            "price": "billig,teuer,schwer,leicht,kaputt,leer",
+            "room": "bahnsteig,keller,laden,fenster,flur",
+            "when": "heute,gestern,oft,niemals,jetzt",
+        },
+        "templates": {
+            "paired": [
+                "{person} {did} den {colour} {thing}",
+                "{person} {did} einen {thing} {place}",
+                "am {day} {moves} {person} {adverb}",
+                "{person} {moves} {place}",
+                "den {colour} {thing} gibt es {place}",
+                "{person} und {person} haben den {thing}",
+                "am {day} {did} {person} den {thing}",
+                "{person} {moves} {adverb} {place}",
+            ],
+            "development": [
+                "{number} {animals} {motion} das {ground} vor {hour}",
+                "es kommt {weather} mit {weather} aus dem {region}",
+                "jeden {season} {motion} die {animals} das {ground}",
+                "nach {hour} zog {weather} über das {ground}",
+                "bis zum {season} {motion} {number} {animals} das {ground}",
+            ],
+            "test": [
+                "deine {family} {want} {food} mit {drink} so {taste}",
+                "warum ist {food} denn {when} {price}",
+                "{when} {want} ihre {family} {drink} vom {room}",
+                "bitte stell {taste} {drink} zum {room}",
+                "unsere {family} oder ihre {family} {want} {when} {food}",
+            ],
+        },
+    },
+}

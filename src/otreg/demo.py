@@ -1,0 +1,316 @@
+"""The main job in one call: corpora, tiny towers, two stages in several arms, evaluation, report.
+
+What does not depend on a seed or an arm (corpora, towers, encoder outputs) is made once and kept in
+the output folder. Then, for every seed, arms that agree in their first stage share it, and each arm
+goes on from there. All training and evaluation is that of `otreg train` and `otreg evaluate`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from otreg.data.demo_corpora import IN_DOMAIN, CorporaSettings, DemoCorpora, build_demo_corpora
+from otreg.miniature import MiniatureSettings, build_miniature, one_thread
+from otreg.training._loading import ConfigError, apply_overrides, nearest, parse_yaml
+from otreg.training.config import RunConfig, config_from_dict, config_to_dict
+
+logger = logging.getLogger(__name__)
+
+RECIPE = Path(__file__).with_name("demo.yaml")
+
+
+@dataclass(frozen=True)
+class DemoRecipe:
+    """What the demo does; read from demo.yaml.
+
+    Attributes:
+        corpora: sizes of the synthetic corpora.
+        miniature: sizes and budgets of the towers.
+        run: a configuration as `otreg train` takes it, without model and data paths.
+        arms: overrides of `run`, by name; the one named "base" is what others are compared with.
+    """
+
+    corpora: CorporaSettings
+    miniature: MiniatureSettings
+    run: Mapping[str, Any]
+    arms: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path | str = RECIPE) -> DemoRecipe:
+        """Read a recipe.
+
+        Raises:
+            ConfigError: an unknown key.
+        """
+        data = parse_yaml(Path(path).read_text(encoding="utf-8"), source=str(path))
+        for key in data:
+            if key not in cls.__dataclass_fields__:
+                raise ConfigError(
+                    f"{path}: unknown key {key!r}; {nearest(key, cls.__annotations__)}"
+                )
+        return cls(
+            CorporaSettings(**data["corpora"]),
+            MiniatureSettings(**data["miniature"]),
+            data["run"],
+            data["arms"],
+        )
+
+
+def run_demo(
+    out: Path | str,
+    *,
+    seeds: int = 1,
+    arms: Sequence[str] | None = None,
+    recipe: DemoRecipe | None = None,
+    split: str = "test",
+    num_processes: int = 2,
+    progress: Callable[[str], None] = logger.info,
+) -> dict[str, Any]:
+    """Run the demo and write `out`/results.json and `out`/report.html.
+
+    Args:
+        out: folder for everything; corpora and towers in it are used again.
+        seeds: how many seeds, from 0.
+        arms: which of the recipe's arms; None = all. The arm "base" is always among them.
+        recipe: what to do; None = demo.yaml.
+        split: "test", or "development" for the corpora that choices are made on.
+        num_processes: arms trained side by side, one thread each.
+        progress: told of each step in one line.
+
+    Returns:
+        The results, as in results.json.
+
+    Raises:
+        ConfigError: an unknown arm.
+        ImportError: when the extra `demo` is not installed.
+    """
+    from otreg.evaluation.report import write_report
+    from otreg.evaluation.results import environment, merge_results, write_results
+
+    out = Path(out)
+    recipe = recipe or DemoRecipe.load()
+    chosen = _choose_arms(recipe, arms)
+    clock = _Clock(progress)
+    corpora = build_demo_corpora(out / "corpora", recipe.corpora, split=split)
+    clock.done("corpora synthesised")
+    towers = _towers(out, corpora, recipe)
+    clock.done("encoder and language model trained")
+    jobs = [
+        _Arm(name, seed, _arm_config(recipe, name, seed, towers, corpora, out))
+        for seed in range(seeds)
+        for name in chosen
+    ]
+    parts = _run_arms(jobs, out, corpora, split, num_processes, clock)
+    order = {name: number for number, name in enumerate(chosen)}
+    parts.sort(key=lambda part: (part["rows"][0]["seed"], order[part["rows"][0]["arm"]]))
+    results = merge_results(
+        [
+            *parts,
+            environment(),
+            {
+                "config": {
+                    "corpora": asdict(recipe.corpora),
+                    "miniature": asdict(recipe.miniature),
+                    "run": dict(recipe.run),
+                    "arms": {name: list(recipe.arms[name]) for name in chosen},
+                    "seeds": seeds,
+                    "split": split,
+                },
+                "command": f"otreg demo --seeds {seeds} --arms {','.join(chosen)}",
+                "seconds": clock.times,
+            },
+        ]
+    )
+    write_results(results, out / "results.json")
+    write_report(results, out / "report.html", title="OTReg in miniature")
+    clock.done("report written")
+    return results
+
+
+class _Clock:
+    """Says how long each step took, and keeps it."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.start = self.last = time.monotonic()
+        self.times: dict[str, float] = {}
+
+    def done(self, what: str) -> None:
+        now = time.monotonic()
+        self.times[what] = round(now - self.last, 1)
+        self.say(f"{now - self.start:6.0f} s  {what}")
+        self.last = now
+
+
+@dataclass(frozen=True)
+class _Arm:
+    name: str
+    seed: int
+    config: RunConfig
+
+    @property
+    def first_stage(self) -> RunConfig:
+        return replace(self.config, stages=self.config.stages[:1])
+
+    def rest(self, first: Path) -> RunConfig:
+        """The later stages, going on from the model of the first."""
+        model = replace(
+            self.config.model,
+            init=str(first),
+            **{
+                name: None
+                for name in vars(self.config.model)
+                if name.startswith(("audio_tower", "language_model", "adapter_", "short_mel"))
+            },
+        )
+        return replace(self.config, model=model, stages=self.config.stages[1:])
+
+
+def _choose_arms(recipe: DemoRecipe, arms: Sequence[str] | None) -> list[str]:
+    for name in arms or ():
+        if name not in recipe.arms:
+            raise ConfigError(f"unknown arm {name!r}; {nearest(name, list(recipe.arms))}")
+    return [name for name in recipe.arms if arms is None or name in arms or name == "base"]
+
+
+def _digest(*values: Any) -> str:
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _towers(out: Path, corpora: DemoCorpora, recipe: DemoRecipe) -> Path:
+    """Train the towers, or take those that stand there, trained by the same recipe on the same data."""
+    data = [
+        hashlib.sha256(path.read_bytes()).hexdigest() for path in (corpora.towers, corpora.text)
+    ]
+    folder = out / "towers" / _digest(asdict(recipe.miniature), asdict(recipe.corpora), data)
+    if not folder.is_dir():
+        partial = folder.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        build_miniature([corpora.towers], partial, texts=[corpora.text], settings=recipe.miniature)
+        partial.rename(folder)
+    return folder
+
+
+def _arm_config(
+    recipe: DemoRecipe, name: str, seed: int, towers: Path, corpora: DemoCorpora, out: Path
+) -> RunConfig:
+    overrides = [
+        f"seed={seed}",
+        f"model.audio_tower={towers / 'audio_tower'}",
+        f"model.language_model={towers / 'language_model'}",
+        f"data.train={corpora.train}",
+        f"data.cache_dir={out / 'encoder-cache' / towers.name}",
+        *recipe.arms[name],
+    ]
+    return config_from_dict(apply_overrides(recipe.run, overrides), source=f"demo.yaml, arm {name}")
+
+
+def _run_arms(
+    jobs: Sequence[_Arm],
+    out: Path,
+    corpora: DemoCorpora,
+    split: str,
+    num_processes: int,
+    clock: _Clock,
+) -> list[dict[str, Any]]:
+    """Train each distinct first stage once, then every arm from it, as many at a time as allowed."""
+    context = multiprocessing.get_context("spawn")
+    parts: list[dict[str, Any]] = []
+    with ProcessPoolExecutor(num_processes, mp_context=context, initializer=one_thread) as pool:
+        cache = out / "encoder-cache" / Path(str(jobs[0].config.model.audio_tower)).parent.name
+        pool.submit(_cache_corpora, jobs[0].config, corpora, split, cache).result()
+        clock.done("encoder outputs cached")
+        waiting: dict[str, list[_Arm]] = {}
+        firsts: dict[str, Path] = {}
+        for job in jobs:
+            key = _digest(config_to_dict(job.first_stage))
+            waiting.setdefault(key, []).append(job)
+            firsts[key] = out / "runs" / f"first-stage-{key}"
+        pending: dict[Future, tuple[str, _Arm | None]] = {
+            pool.submit(_train, waiting[key][0].first_stage, folder): (key, None)
+            for key, folder in firsts.items()
+        }
+        while pending:
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                key, arm = pending.pop(future)
+                if arm is None:
+                    future.result()
+                    names = ", ".join(f"{job.name} (seed {job.seed})" for job in waiting[key])
+                    clock.done(f"first stage of {names}")
+                    for job in waiting[key]:
+                        folder = out / "runs" / f"{job.name}-seed{job.seed}"
+                        config = job.rest(firsts[key])
+                        submitted = pool.submit(
+                            _train_and_evaluate, job, config, folder, corpora, split, cache
+                        )
+                        pending[submitted] = (key, job)
+                else:
+                    parts.append(future.result())
+                    clock.done(f"{arm.name} (seed {arm.seed}) trained and evaluated")
+    return parts
+
+
+def _cache_corpora(config: RunConfig, corpora: DemoCorpora, split: str, cache: Path) -> None:
+    """Encode all corpora once; the encoder is frozen from here on."""
+    from otreg.data.dataset import SpeechTextDataset
+    from otreg.data.encoder_cache import build_encoder_cache
+    from otreg.training.models import build_model
+
+    model, processor = build_model(config.model)
+    for name, manifest in {"train": corpora.train, **_evaluation(corpora, split)}.items():
+        dataset = SpeechTextDataset([manifest], processor)
+        build_encoder_cache(model, dataset, cache / name, batch_size=config.data.cache_batch_size)
+
+
+def _evaluation(corpora: DemoCorpora, split: str) -> dict[str, Path]:
+    return {f"{split}-{name}": manifest for name, manifest in corpora.evaluation.items()}
+
+
+def _train(config: RunConfig, folder: Path) -> None:
+    from otreg.training.stages import train
+
+    if (folder / "model").is_dir():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    train(config, folder, quiet=True)
+
+
+def _train_and_evaluate(
+    arm: _Arm, config: RunConfig, folder: Path, corpora: DemoCorpora, split: str, cache: Path
+) -> dict[str, Any]:
+    from otreg.data.dataset import SpeechTextDataset
+    from otreg.data.encoder_cache import build_encoder_cache
+    from otreg.evaluation.evaluate import evaluate_model
+    from otreg.training.models import load_model
+
+    shutil.rmtree(folder, ignore_errors=True)
+    _train(config, folder)
+    model, processor = load_model(str(folder))
+    caches = {
+        name: build_encoder_cache(
+            model, SpeechTextDataset([manifest], processor), cache / f"{split}-{name}"
+        )
+        for name, manifest in corpora.evaluation.items()
+    }
+    return evaluate_model(
+        model,
+        processor,
+        corpora.evaluation,
+        arm=arm.name,
+        seed=arm.seed,
+        in_domain={IN_DOMAIN},
+        batch_size=64,
+        max_new_tokens=80,
+        encoder_cache=caches,
+    )
