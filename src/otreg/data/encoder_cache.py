@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 _FORMAT = 1
 _INDEX = "index.json"
 _SHARD_BYTES = 256 << 20
-_UNHASHED_CONFIG_KEYS = ("_name_or_path", "architectures", "transformers_version")
+# Saving and loading change these and not what the encoder does; weights carry their own dtype.
+_UNHASHED_CONFIG_KEYS = frozenset(
+    "_name_or_path architectures auto_map dtype processor_class torch_dtype transformers_version".split()
+)
 
 logger = logging.getLogger(__name__)
 
