@@ -1,7 +1,7 @@
 """Adapters: from encoder frames to fewer speech frames in the language model's embedding space.
 
-Every adapter maps (batch, frames, encoder_dim) and a mask to (batch, ceil(frames / stack), dim) and a
-mask. A row's outputs depend on its real frames only: padding, whatever it holds, never leaks in.
+Every adapter maps (batch, frames, encoder_dim) and a mask to (batch, ceil(frames / stack), dim) and
+a mask. A row's outputs depend on its real frames only: padding, whatever it holds, never leaks in.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class StackMLPAdapter(nn.Module):
         dropout: after each hidden layer, in [0, 1).
         output_norm: norm at which the outputs start.
 
-    Source: arXiv 2508.08131: five stacked frames projected to the language model's width. The hidden
-        layer and the LayerNorm, which makes the starting norm exact, are ours.
+    Source: arXiv 2508.08131: five stacked frames projected to the language model's width. The
+        hidden layer and the LayerNorm, which makes the starting norm exact, are ours.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class StackMLPAdapter(nn.Module):
         self.output = OutputProjection(widths[-1], output_dim, output_norm)
 
     def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Map (batch, frames, input_dim) and its mask to (batch, fewer, output_dim) and its mask."""
+        """Map (batch, frames, input_dim) and mask to (batch, fewer, output_dim) and mask."""
         hidden, mask = stack_frames(hidden, mask, self.stack)
         for layer in self.layers:
             hidden = layer(hidden)
@@ -104,7 +104,7 @@ class StackMLPAdapter(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """One residual block: x + GELU(conv(LN x)), then x + FFN(LN x); padding is zeroed before conv."""
+    """One residual block: x + GELU(conv(LN x)), then x + FFN(LN x); conv sees zeros as padding."""
 
     def __init__(self, dim: int, kernel: int, ffn_size: int, dropout: float) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class ConvAdapter(nn.Module):
         self.output = OutputProjection(hidden_size, output_dim, output_norm)
 
     def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Map (batch, frames, input_dim) and its mask to (batch, fewer, output_dim) and its mask."""
+        """Map (batch, frames, input_dim) and mask to (batch, fewer, output_dim) and mask."""
         hidden, mask = stack_frames(hidden, mask, self.stack)
         hidden = self.input(hidden)
         for layer in self.layers:

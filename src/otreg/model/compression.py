@@ -1,4 +1,4 @@
-"""OT-based compression and snapping: what happens to speech frames between adapter and language model.
+"""OT-based compression and snapping of speech frames, between adapter and language model.
 
 Pure functions on masked batches, in the order in which the model applies them: `merge_pairs`, then
 (for what enters the language model) `keep_log_weight` in training or `frames_to_keep` at inference,
@@ -6,7 +6,7 @@ and `snap_to_vocabulary`. `compact` takes removed positions out of a padded batc
 
 Source: arXiv 2508.08131 (merge, then drop; thresholds open; soft in training, real at inference).
 That the soft weight enters the attention logits as its logarithm is ours: scaling an embedding by m
-would be undone by the language model's first norm, while log m multiplies its attention by m exactly.
+would be undone by the language model's first norm, while log m multiplies its attention by m.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _EPSILON = 1e-6
 
 
 def unit(x: Tensor) -> Tensor:
-    """Normalise vectors in float32: ``x * rsqrt(|x|^2 + 1e-6)``, finite in value and gradient at 0."""
+    """Normalise vectors in float32: ``x * rsqrt(|x|^2 + 1e-6)``, with a finite gradient at 0."""
     x = x.float()
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + _EPSILON)
 
@@ -77,8 +77,8 @@ def keep_log_weight(
 ) -> Tensor:
     """Weigh frames softly and differentiably: the logarithm of what is added to attention logits.
 
-    Equation: ``log m``, ``m = sigmoid((threshold - cos(speech, pad)) / temperature)``; m -> the hard
-    decision of `frames_to_keep` as temperature -> 0.
+    Equation: ``log m``, ``m = sigmoid((threshold - cos(speech, pad)) / temperature)``; m -> the
+    hard decision of `frames_to_keep` as temperature -> 0.
 
     Args:
         speech: (batch, frames, dim).
@@ -104,7 +104,7 @@ def soft_causal_mask(attention_mask: Tensor, log_weight: Tensor, dtype: torch.dt
         dtype: of the attention logits.
 
     Returns:
-        (batch, 1, tokens, tokens): log m_k where query q may see key k, the dtype's minimum elsewhere.
+        (batch, 1, tokens, tokens): log m_k where query q may see key k, else the dtype's minimum.
     """
     tokens = attention_mask.shape[1]
     lowest = torch.finfo(dtype).min

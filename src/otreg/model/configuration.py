@@ -61,18 +61,18 @@ class SpeechLMConfig(PreTrainedConfig):
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2"),
     }
 
-    audio_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
+    audio_config: Any = None
+    text_config: Any = None
     adapter_type: str = "stack_mlp"
-    adapter_stack: int | None = None
-    adapter_hidden_size: int | None = None
-    adapter_layers: int | None = None
+    adapter_stack: Any = None  # None until __post_init__ resolves it, as elsewhere
+    adapter_hidden_size: Any = None
+    adapter_layers: Any = None
     adapter_kernel: int = 5
     adapter_ffn_ratio: float = 4.0
     adapter_dropout: float = 0.0
     adapter_output_norm: float = 1.0
-    audio_token_id: int | None = None
-    pad_token_id: int | None = None
+    audio_token_id: Any = None
+    pad_token_id: Any = None
     bos_token_id: int | None = None
     eos_token_id: int | None = None
     snap: float = 0.0
@@ -81,7 +81,7 @@ class SpeechLMConfig(PreTrainedConfig):
     drop_threshold: float | None = None
     drop_temperature: float = 0.05
     short_mel: bool = False
-    encoder_frame_plan: list | None = None
+    encoder_frame_plan: Any = None
     lora: dict | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -141,7 +141,7 @@ class SpeechLMConfig(PreTrainedConfig):
 
     @property
     def frame_plan(self) -> FramePlan:
-        """(kernel, stride, padding) from input features to speech frames: encoder, then stacking."""
+        """(kernel, stride, padding) of every layer from input features to speech frames."""
         return [*self.encoder_frame_plan, *adapter_frame_plan(self.adapter_stack)]
 
 

@@ -7,12 +7,13 @@
 | wav2vec 2.0, HuBERT, WavLM with layer norm; Wav2Vec2-BERT | batched, with an attention mask |
 | all others | one utterance at a time, trimmed to its length |
 
-The others are those whose feature encoder normalises over time (``feat_extract_norm="group"``), that
-have convolutions over unmasked padding (``add_adapter``), or that we have not checked.
+The others are those whose feature encoder normalises over time (``feat_extract_norm="group"``),
+that have convolutions over unmasked padding (``add_adapter``), or that we have not checked.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -92,6 +93,8 @@ def run_encoder(
         ValueError: an utterance too long or too short for the encoder, or a mask that is not padded
             on the right.
     """
+    weight = next(tower.parameters())
+    features, mask = features.to(weight.device, weight.dtype), mask.to(weight.device)
     lengths = mask.sum(1)
     if not torch.equal(mask, lengths_to_mask(lengths, mask.shape[1])):
         raise ValueError(
@@ -107,18 +110,16 @@ def run_encoder(
         )
     if apply_frame_plan(shortest, plan) < 1:
         raise ValueError(
-            f"an utterance of {shortest} feature frames is too short: the encoder leaves no frame of "
-            "it. Leave it out or pad the audio with silence"
+            f"an utterance of {shortest} feature frames is too short: the encoder leaves no frame "
+            "of it. Leave it out or pad the audio with silence"
         )
     features = features[:, :longest]
     mask = mask[:, :longest]
-    features = features.to(next(tower.parameters()).dtype)
     if audio_config.model_type == "whisper":
         encode = _whisper_short if short_mel else _whisper_padded
         hidden = encode(tower, features, mask)
     elif is_batch_invariant(audio_config):
-        keep = mask if features.dim() == 2 else mask[..., None]
-        hidden = tower(torch.where(keep, features, 0), attention_mask=mask.long()).last_hidden_state
+        hidden = _masked(tower, features, mask)
     else:
         hidden = _one_at_a_time(tower, plan, features, lengths)
     encoder_lengths = apply_frame_plan(lengths, plan)
@@ -128,7 +129,7 @@ def run_encoder(
 
 
 def _whisper_padded(tower: nn.Module, features: Tensor, mask: Tensor) -> Tensor:
-    """Encode what WhisperFeatureExtractor makes of zero-padded audio, from the true frames alone."""
+    """Encode what WhisperFeatureExtractor makes of zero-padded audio, given the true frames."""
     config: WhisperConfig = tower.config  # type: ignore[assignment]
     keep = mask[..., None]
     loudest = torch.where(keep, features, -torch.inf).amax((1, 2))
@@ -156,6 +157,14 @@ def _whisper_short(tower: nn.Module, features: Tensor, mask: Tensor) -> Tensor:
         if not (drops and torch.rand([]) < config.encoder_layerdrop):
             hidden = layer(hidden, attention_mask)
     return encoder.layer_norm(hidden)
+
+
+def _masked(tower: nn.Module, features: Tensor, mask: Tensor) -> Tensor:
+    keep = mask if features.dim() == 2 else mask[..., None]
+    with warnings.catch_warnings():
+        # WavLM's code in transformers gives torch a boolean and a float mask together.
+        warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask and attn_mask")
+        return tower(torch.where(keep, features, 0), attention_mask=mask.long()).last_hidden_state
 
 
 def _one_at_a_time(tower: nn.Module, plan: FramePlan, features: Tensor, lengths: Tensor) -> Tensor:

@@ -44,21 +44,52 @@ def extract_features(feature_extractor: Any, samples: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(features, dtype=np.float32)
 
 
+def num_feature_frames(feature_extractor: Any, num_samples: int) -> int:
+    """Count the frames that `extract_features` gives for audio of that length, without the audio.
+
+    Args:
+        feature_extractor: as in `extract_features`.
+        num_samples: at 16 kHz, >= 1.
+
+    Returns:
+        frames (or samples, for encoders that read the waveform).
+
+    Raises:
+        ValueError: longer than the encoder can take.
+    """
+    if is_whisper(feature_extractor):
+        _check_length(feature_extractor, num_samples)
+        return _whisper_frames(feature_extractor, num_samples)
+    if feature_extractor.model_input_names[0] == "input_values":
+        return num_samples
+    return len(extract_features(feature_extractor, np.zeros(num_samples, dtype=np.float32)))
+
+
 def is_whisper(feature_extractor: Any) -> bool:
     """Tell whether a feature extractor pads to a fixed length, as Whisper's does."""
     return hasattr(feature_extractor, "nb_max_frames") and hasattr(feature_extractor, "hop_length")
 
 
 def _whisper_features(extractor: Any, samples: np.ndarray) -> np.ndarray:
-    limit = extractor.n_samples
-    if len(samples) > limit:
-        raise ValueError(
-            f"the audio lasts {len(samples) / SAMPLE_RATE_HZ:.2f} s; this encoder takes at most "
-            f"{limit / SAMPLE_RATE_HZ:.0f} s. Cut it into segments (start_s, end_s in the manifest)"
-        )
-    padded = min(len(samples) + extractor.n_fft + extractor.hop_length, limit)
+    _check_length(extractor, len(samples))
+    padded = min(len(samples) + extractor.n_fft + extractor.hop_length, extractor.n_samples)
     features = extractor(
         samples, sampling_rate=SAMPLE_RATE_HZ, padding="max_length", max_length=padded
     )["input_features"][0]
-    frames = math.ceil((len(samples) + extractor.n_fft / 2) / extractor.hop_length)
+    frames = _whisper_frames(extractor, len(samples))
     return np.ascontiguousarray(np.asarray(features, dtype=np.float32)[:, :frames].T)
+
+
+def _whisper_frames(extractor: Any, num_samples: int) -> int:
+    """Frame t covers samples from ``t hop - n_fft / 2`` on: count those that start in the audio."""
+    frames = math.ceil((num_samples + extractor.n_fft / 2) / extractor.hop_length)
+    return min(frames, extractor.nb_max_frames)
+
+
+def _check_length(extractor: Any, num_samples: int) -> None:
+    if num_samples > extractor.n_samples:
+        raise ValueError(
+            f"the audio lasts {num_samples / SAMPLE_RATE_HZ:.2f} s; this encoder takes at most "
+            f"{extractor.n_samples / SAMPLE_RATE_HZ:.0f} s. Cut it into segments (start_s, end_s "
+            "in the manifest)"
+        )

@@ -40,8 +40,8 @@ def encoder_frame_plan(audio_config: Any) -> FramePlan:
     """Derive the frame plan of a Hugging Face speech encoder from its configuration.
 
     Args:
-        audio_config: the encoder's configuration (Whisper, the wav2vec 2.0 family, Wav2Vec2-BERT, or
-            any that lists ``conv_kernel`` and ``conv_stride``).
+        audio_config: the encoder's configuration (Whisper, the wav2vec 2.0 family, Wav2Vec2-BERT,
+            or any that lists ``conv_kernel`` and ``conv_stride``).
 
     Returns:
         (kernel, stride, padding) per strided layer.

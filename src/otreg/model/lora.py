@@ -36,8 +36,8 @@ def default_targets(language_model: nn.Module) -> list[str]:
         if all(any(name.endswith("." + target) for name in names) for target in targets):
             return list(targets)
     raise ValueError(
-        f"found no attention projections with a usual name in {type(language_model).__name__}; pass "
-        "target_modules=[…] with the names of its linear layers"
+        f"found no attention projections with a usual name in {type(language_model).__name__}; "
+        "pass target_modules=[…] with the names of its linear layers"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,13 +18,13 @@ class MergedPrompt:
 
     Args:
         inputs_embeds: (batch, tokens, dim).
-        attention_mask: (batch, tokens) long.
+        attention_mask: (batch, tokens) long; None only where a cache continues without one.
         labels: (batch, tokens) long or None.
         log_weight: (batch, tokens) log of each position's soft weight, None = no soft dropping.
     """
 
     inputs_embeds: Tensor
-    attention_mask: Tensor
+    attention_mask: Any
     labels: Tensor | None
     log_weight: Tensor | None
 
@@ -40,8 +41,8 @@ def check_placeholders(placeholders: Tensor, num_frames: Tensor) -> None:
     """
     if len(placeholders) != len(num_frames):
         raise ValueError(
-            f"input_ids has {len(placeholders)} rows, the audio {len(num_frames)}; give one utterance "
-            "per row"
+            f"input_ids has {len(placeholders)} rows, the audio {len(num_frames)}; give one "
+            "utterance per row"
         )
     counts = placeholders.sum(1)
     wrong = (counts != num_frames).nonzero().flatten().tolist()

@@ -11,21 +11,16 @@ from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 
 from otreg.model import lora
 from otreg.model.adapter import build_adapter
-from otreg.model.compression import (
-    frames_to_keep,
-    keep_log_weight,
-    merge_pairs,
-    snap_to_vocabulary,
-    soft_causal_mask,
-)
+from otreg.model.base import SpeechLMPreTrainedModel
+from otreg.model.compression import frames_to_keep, soft_causal_mask
 from otreg.model.configuration import SpeechLMConfig
-from otreg.model.encoders import build_audio_tower, run_encoder
+from otreg.model.encoders import build_audio_tower
 from otreg.model.merging import MergedPrompt, left_align, merge_speech
-from otreg.model.outputs import EncoderStates, SpeechFeatures, SpeechLMOutput
-from otreg.model.towers import build_from_towers, is_frozen
+from otreg.model.outputs import SpeechFeatures, SpeechLMOutput
+from otreg.model.towers import build_from_towers
 
 
-class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
+class SpeechLMForConditionalGeneration(SpeechLMPreTrainedModel, GenerationMixin):
     """A causal language model that reads speech.
 
     Attributes:
@@ -39,17 +34,6 @@ class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         language_model: use this language model instead of building a random one.
     """
 
-    config_class = SpeechLMConfig
-    config: SpeechLMConfig
-    main_input_name = "input_ids"
-    input_modalities = ("audio", "text")
-    supports_gradient_checkpointing = True
-    accepts_loss_kwargs = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_attention_backend = True
-    _skip_keys_device_placement = "past_key_values"
-
     def __init__(
         self,
         config: SpeechLMConfig,
@@ -62,8 +46,7 @@ class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         # One object each: what changes a tower's configuration is then saved with the model.
         config.audio_config = self.audio_tower.config
         config.text_config = self.language_model.config
-        dim = self.language_model.get_input_embeddings().embedding_dim
-        self.multi_modal_projector = build_adapter(config, dim)
+        self.multi_modal_projector = build_adapter(config, self._embedding_table().shape[1])
         self._takes_position_ids = _takes(self.language_model, "position_ids")
         self.post_init()
         # After post_init, which would start LoRA at random instead of at the identity.
@@ -106,121 +89,6 @@ class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         }
         return build_from_towers(cls, audio_tower, language_model, loading, options)
 
-    def get_input_embeddings(self) -> nn.Module:
-        """Give the language model's token embeddings."""
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Set the language model's token embeddings."""
-        self.language_model.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module | None:
-        """Give the language model's output layer."""
-        return self.language_model.get_output_embeddings()
-
-    def set_output_embeddings(self, value: nn.Module) -> None:
-        """Set the language model's output layer."""
-        self.language_model.set_output_embeddings(value)
-
-    def get_decoder(self) -> nn.Module:
-        """Give the language model without its head."""
-        return self.language_model.get_decoder()
-
-    def pad_embedding(self) -> Tensor:
-        """Give the embedding of the pad token, (dim,): the anchor for "nothing said"."""
-        return self.get_input_embeddings().weight[self.config.pad_token_id]
-
-    def train(self, mode: bool = True) -> SpeechLMForConditionalGeneration:
-        """Set training mode, but leave frozen parts in evaluation mode (no dropout in them)."""
-        super().train(mode)
-        for part in (self.audio_tower, self.multi_modal_projector, self.language_model):
-            if mode and is_frozen(part):
-                part.eval()
-        return self
-
-    def encode(self, input_features: Tensor, input_features_mask: Tensor) -> EncoderStates:
-        """Run the encoder alone, to cache what a frozen one gives.
-
-        Args:
-            input_features: (batch, frames, mels) or (batch, samples).
-            input_features_mask: (batch, frames or samples) bool.
-
-        Returns:
-            encoder_hidden_states and encoder_mask, as `forward` takes them.
-        """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.audio_tower)):
-            hidden, mask = run_encoder(
-                self.audio_tower,
-                self.config.audio_config,
-                self.config.encoder_frame_plan,
-                input_features,
-                input_features_mask.bool(),
-                short_mel=self.config.short_mel,
-            )
-        return EncoderStates(encoder_hidden_states=hidden, encoder_mask=mask)
-
-    def get_audio_features(
-        self,
-        input_features: Tensor | None = None,
-        input_features_mask: Tensor | None = None,
-        encoder_hidden_states: Tensor | None = None,
-        encoder_mask: Tensor | None = None,
-    ) -> SpeechFeatures:
-        """Turn audio, or cached encoder states, into speech embeddings.
-
-        Args:
-            input_features: (batch, frames, mels) or (batch, samples); padding may hold anything.
-            input_features_mask: bool; None = all real.
-            encoder_hidden_states: (batch, encoder frames, encoder_dim) from `encode`, instead.
-            encoder_mask: (batch, encoder frames) bool; None = all real.
-
-        Returns:
-            See `SpeechFeatures`.
-
-        Raises:
-            ValueError: both or neither of the two inputs.
-        """
-        if (input_features is None) == (encoder_hidden_states is None):
-            raise ValueError(
-                "give either input_features or encoder_hidden_states, not both or none"
-            )
-        if encoder_hidden_states is None:
-            if input_features_mask is None:
-                input_features_mask = torch.ones(
-                    input_features.shape[:2], device=self.device
-                ).bool()
-            states = self.encode(input_features, input_features_mask)
-            encoder_hidden_states, encoder_mask = states.encoder_hidden_states, states.encoder_mask
-        if encoder_mask is None:
-            encoder_mask = torch.ones(encoder_hidden_states.shape[:2], device=self.device)
-        weight = self.multi_modal_projector.output.weight
-        hidden = encoder_hidden_states.to(weight.device, weight.dtype)
-        speech, mask = self.multi_modal_projector(hidden, encoder_mask.to(weight.device).bool())
-        features = SpeechFeatures(last_hidden_state=hidden, num_placeholders=mask.sum(1))
-        if self.config.merge_threshold is not None:
-            speech, keep = merge_pairs(speech, mask, self.config.merge_threshold)
-            lengths = keep.sum(1)
-            rows = torch.split(speech[keep], lengths.tolist())
-            speech = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
-            features.placeholder_keep = keep
-            mask = torch.arange(speech.shape[1], device=mask.device) < lengths[:, None]
-        features.speech_embeds, features.speech_mask = speech, mask
-        if self.config.drop_threshold is not None and self.training:
-            features.drop_log_weight = keep_log_weight(
-                speech,
-                mask,
-                self.pad_embedding(),
-                self.config.drop_threshold,
-                self.config.drop_temperature,
-            )[mask]
-        entering = speech[mask]
-        if self.config.snap > 0:
-            table = self.get_input_embeddings().weight
-            snap, temperature = self.config.snap, self.config.snap_temperature
-            entering = snap_to_vocabulary(entering, table, snap, temperature)
-        features.pooler_output = entering
-        return features
-
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -262,12 +130,16 @@ class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
         features = SpeechFeatures()
+        if attention_mask is None and past_key_values is None:
+            tokens = inputs_embeds if inputs_embeds is not None else input_ids
+            if tokens is not None:
+                attention_mask = torch.ones(
+                    tokens.shape[:2], dtype=torch.long, device=tokens.device
+                )
         if inputs_embeds is None:
             audio = (input_features, input_features_mask, encoder_hidden_states, encoder_mask)
             features, prompt = self._merge(input_ids, audio, attention_mask, labels)
         else:
-            if attention_mask is None and past_key_values is None:
-                attention_mask = torch.ones(inputs_embeds.shape[:2], device=inputs_embeds.device)
             prompt = MergedPrompt(inputs_embeds, attention_mask, labels, None)
         mask = prompt.attention_mask
         if position_ids is None and past_key_values is None and self._takes_position_ids:
@@ -275,7 +147,7 @@ class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if position_ids is not None:
             kwargs["position_ids"] = position_ids
         if prompt.log_weight is not None:
-            self._check_soft_drop(mask.shape[1])
+            self._check_soft_drop(prompt.log_weight.shape[1])
             mask = soft_causal_mask(mask, prompt.log_weight, prompt.inputs_embeds.dtype)
         outputs = self.language_model(
             inputs_embeds=prompt.inputs_embeds,
@@ -302,7 +174,7 @@ class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         )
 
     @torch.no_grad()
-    def generate(
+    def generate(  # type: ignore[override]
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -331,8 +203,8 @@ class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         Returns:
             (batch * num_return_sequences, prompt + new tokens) ids, prompts left-padded: new tokens
-            start at ``input_ids.shape[1]`` of a left-padded batch. With return_dict_in_generate, the
-            language model's output whose ``sequences`` are those.
+            start at ``input_ids.shape[1]`` of a left-padded batch. With return_dict_in_generate,
+            the language model's output whose ``sequences`` are those.
 
         Raises:
             ValueError: labels or transcripts are in the batch, or as in `forward`.
@@ -343,10 +215,11 @@ class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 f"generate() got {', '.join(sorted(training_only))}: this batch was collated for "
                 "training, so its input_ids hold the transcript; collate with training=False"
             )
-        if attention_mask is None and input_ids is not None:
+        if input_ids is None:
+            raise ValueError("generate() needs input_ids: prompts with one placeholder per frame")
+        if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        if input_ids is not None:
-            input_ids, attention_mask = left_align(input_ids, attention_mask)
+        input_ids, attention_mask = left_align(input_ids, attention_mask)
         audio = (input_features, input_features_mask, encoder_hidden_states, encoder_mask)
         _, prompt = self._merge(input_ids, audio, attention_mask, None, generating=True)
         # The language model's own generate() must not mix in its own defaults, such as sampling.
@@ -366,42 +239,11 @@ class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         output.sequences = sequences
         return output
 
-    def add_lora(
-        self,
-        r: int = 8,
-        alpha: float = 16,
-        dropout: float = 0.0,
-        target_modules: list[str] | None = None,
-    ) -> None:
-        """Add LoRA to the language model; it starts as the identity and is saved with the model.
-
-        Args:
-            r: rank, >= 1.
-            alpha: the update is scaled by alpha / r.
-            dropout: on the update's inputs, in [0, 1).
-            target_modules: names of linear layers; default the attention projections.
-
-        Raises:
-            ValueError: there is LoRA already, or no such module.
-        """
-        if self.config.lora is not None:
-            raise ValueError("the model has LoRA already; call merge_lora() first")
-        targets = target_modules or lora.default_targets(self.language_model)
-        options = {"r": r, "alpha": alpha, "dropout": dropout, "target_modules": list(targets)}
-        lora.inject_lora(self.language_model, options)
-        self.config.lora = options
-
-    def merge_lora(self) -> None:
-        """Add the LoRA updates to the weights; without LoRA, do nothing."""
-        if self.config.lora is not None:
-            lora.merge_lora(self.language_model)
-            self.config.lora = None
-
     def _merge(
         self,
         input_ids: Tensor | None,
         audio: tuple[Tensor | None, ...],
-        attention_mask: Tensor | None,
+        attention_mask: Any,
         labels: Tensor | None,
         *,
         generating: bool = False,
@@ -409,9 +251,7 @@ class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Embed the prompt and put the speech in; drop frames for real unless training."""
         if input_ids is None:
             raise ValueError("give input_ids (with audio), or inputs_embeds to forward()")
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        placeholders = input_ids == self.config.audio_token_id
+        placeholders = torch.eq(input_ids, self.config.audio_token_id)
         safe_ids = torch.where(placeholders, self.config.pad_token_id, input_ids)
         embeds = self.get_input_embeddings()(safe_ids)
         if audio[0] is None and audio[2] is None:
@@ -434,21 +274,16 @@ class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         text = self.config.text_config
         if text._attn_implementation not in ("eager", "sdpa"):
             raise ValueError(
-                f"soft dropping adds to attention logits, which {text._attn_implementation!r} attention "
-                "cannot; load the language model with attn_implementation='sdpa'"
+                f"soft dropping adds to attention logits; {text._attn_implementation!r} attention "
+                "cannot: load the model with attn_implementation='sdpa'"
             )
         window = getattr(text, "sliding_window", None)
         uses_window = getattr(text, "use_sliding_window", True)
         if window is not None and uses_window and tokens > window:
             raise ValueError(
-                f"soft dropping supports sequences up to the sliding window of {window} tokens; got "
+                f"soft dropping takes sequences up to the sliding window of {window} tokens; got "
                 f"{tokens}. Shorten the audio or leave drop_threshold out in training"
             )
-
-    def _init_weights(self, module: nn.Module) -> None:
-        """Initialise the adapter as torch does, its last layer at the wanted norm."""
-        if isinstance(module, nn.Linear | nn.Conv1d | nn.LayerNorm):
-            module.reset_parameters()
 
 
 def _takes(model: nn.Module, argument: str) -> bool:

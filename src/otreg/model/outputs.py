@@ -18,8 +18,8 @@ class EncoderStates(ModelOutput):
         encoder_mask: (batch, encoder frames) bool.
     """
 
-    encoder_hidden_states: Tensor | None = None
-    encoder_mask: Tensor | None = None
+    encoder_hidden_states: Tensor = None  # type: ignore[assignment]
+    encoder_mask: Tensor = None  # type: ignore[assignment]
 
 
 @dataclass
@@ -30,8 +30,8 @@ class SpeechFeatures(ModelOutput):
         last_hidden_state: (batch, encoder frames, encoder_dim) of the encoder.
         pooler_output: (frames of the batch, dim) what enters the language model, one row per frame,
             before any frame is dropped: flat, as Hugging Face's speech language models return it.
-        speech_embeds: (batch, frames, dim) what the objectives align: after the adapter and merging,
-            before snapping and dropping; zero at padding.
+        speech_embeds: (batch, frames, dim) what the objectives align: after the adapter and
+            merging, before snapping and dropping; zero at padding.
         speech_mask: (batch, frames) bool.
         num_placeholders: (batch,) frames before merging = placeholder tokens in the prompt.
         placeholder_keep: (batch, frames before merging) bool: the placeholder stays, None = all do.
@@ -39,11 +39,11 @@ class SpeechFeatures(ModelOutput):
             no soft dropping.
     """
 
-    last_hidden_state: Tensor | None = None
-    pooler_output: Tensor | None = None
-    speech_embeds: Tensor | None = None
-    speech_mask: Tensor | None = None
-    num_placeholders: Tensor | None = None
+    last_hidden_state: Tensor = None  # type: ignore[assignment]
+    pooler_output: Tensor = None  # type: ignore[assignment]
+    speech_embeds: Tensor = None  # type: ignore[assignment]
+    speech_mask: Tensor = None  # type: ignore[assignment]
+    num_placeholders: Tensor = None  # type: ignore[assignment]
     placeholder_keep: Tensor | None = None
     drop_log_weight: Tensor | None = None
 

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoFeatureExtractor, AutoTokenizer, BatchFeature, ProcessorMixin
 
 from otreg.model.configuration import SpeechLMConfig, adapter_frame_plan
-from otreg.model.features import SAMPLE_RATE_HZ, extract_features
+from otreg.model.features import SAMPLE_RATE_HZ, extract_features, num_feature_frames
 from otreg.model.frames import Length, apply_frame_plan
 from otreg.model.prompts import (
     DEFAULT_INSTRUCTION,
@@ -45,7 +45,7 @@ class SpeechLMProcessor(ProcessorMixin):
         chat_template: of the processor itself (transformers' multimodal chat); not used here.
 
     Raises:
-        ValueError: a feature extractor at another rate than 16 kHz, a bad template, or no eos token.
+        ValueError: a feature extractor at another rate than 16 kHz, a bad template, no eos token.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class SpeechLMProcessor(ProcessorMixin):
         rate = getattr(feature_extractor, "sampling_rate", SAMPLE_RATE_HZ)
         if rate != SAMPLE_RATE_HZ:
             raise ValueError(
-                f"the feature extractor works at {rate} Hz; otreg works at {SAMPLE_RATE_HZ} Hz: use an "
+                f"the feature extractor works at {rate} Hz, otreg at {SAMPLE_RATE_HZ} Hz: use an "
                 "encoder trained at that rate"
             )
         self.encoder_frame_plan = [list(map(int, layer)) for layer in encoder_frame_plan]
@@ -126,6 +126,10 @@ class SpeechLMProcessor(ProcessorMixin):
         """Compute one utterance's features without padding; see `extract_features`."""
         return extract_features(self.feature_extractor, samples)
 
+    def num_feature_frames(self, num_samples: int) -> int:
+        """Count the frames that `features` gives for that many samples, without the audio."""
+        return num_feature_frames(self.feature_extractor, num_samples)
+
     def num_speech_frames(self, feature_length: Length) -> Length:
         """Count the speech frames (placeholders) of an utterance of that many feature frames."""
         return self.num_speech_frames_from_encoder(
@@ -172,8 +176,8 @@ class SpeechLMProcessor(ProcessorMixin):
         """
         if num_speech_frames < 1:
             raise ValueError(
-                f"an utterance needs at least one speech frame; got {num_speech_frames}: the audio is "
-                "too short for this encoder and adapter_stack"
+                f"an utterance needs at least one speech frame; got {num_speech_frames}: the audio "
+                "is too short for this encoder and adapter_stack"
             )
         prompt = self.prompt(language)
         ids = [*prompt.before, *[self.audio_token_id] * num_speech_frames, *prompt.after]

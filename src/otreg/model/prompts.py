@@ -114,7 +114,7 @@ def chat_prompt(tokenizer: Any, *, instruction: str, language: str | None) -> Pr
 
 
 def default_separator(tokenizer: Any) -> str:
-    """Choose what stands between speech and transcript: ``<asr>`` if it is a token, a line break."""
+    """Choose what stands before a transcript: ``<asr>`` if that is a token, else a line break."""
     if "<asr>" in tokenizer.get_vocab():
         return "<asr>"
     ids = encode(tokenizer, "\n")

@@ -68,8 +68,9 @@ def _load(auto_class: Any, source: str | Path, loading: dict[str, Any]) -> PreTr
     missing = [k for k in info["missing_keys"] if not k.endswith(_OPTIONAL_WEIGHTS)]
     if missing or info["mismatched_keys"]:
         raise ValueError(
-            f"{source} lacks weights of {type(model).__name__}: missing {sorted(missing)[:3]}, of "
-            f"another shape {sorted(info['mismatched_keys'])[:3]}; expected a checkpoint of that model"
+            f"{source} is no whole checkpoint of {type(model).__name__}: missing "
+            f"{sorted(missing)[:3]}, of another shape {sorted(info['mismatched_keys'])[:3]}; give "
+            "the folder or Hub id of such a model"
         )
     return model
 
@@ -88,7 +89,9 @@ def build_from_towers(
             f"unknown option {sorted(unknown)[0]!r}; the options are the fields of SpeechLMConfig: "
             f"{', '.join(SpeechLMConfig.__annotations__)}"
         )
-    ids = {k: options.pop(k, None) for k in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    ids: dict[str, Any] = {
+        k: options.pop(k, None) for k in ("pad_token_id", "bos_token_id", "eos_token_id")
+    }
     tokenizer = None
     if not isinstance(language_model, nn.Module):
         tokenizer = AutoTokenizer.from_pretrained(
@@ -98,8 +101,10 @@ def build_from_towers(
     if not isinstance(audio_tower, nn.Module):
         audio_tower = load_audio_tower(audio_tower, **loading)
     ids = _special_ids(ids, tokenizer, language_model)
-    table = language_model.get_input_embeddings().weight
+    table: torch.Tensor = language_model.get_input_embeddings().weight  # type: ignore[assignment]
     options.setdefault("adapter_output_norm", median_norm(table))
+    # An encoder that was trained at true lengths says so in its configuration (`otreg miniature`).
+    options.setdefault("short_mel", bool(getattr(audio_tower.config, "short_mel", False)))
     config = cls.config_class(
         # Copies: a configuration resets the attention implementation of the ones inside it.
         audio_config=copy.deepcopy(audio_tower.config),
@@ -112,8 +117,8 @@ def build_from_towers(
         raise ValueError(f"audio_token_id {config.audio_token_id} is also a special token's id")
     if config.drop_threshold is not None and float(table[ids["pad_token_id"]].norm()) < 1e-3:
         raise ValueError(
-            f"drop_threshold is set but the embedding of pad_token_id {ids['pad_token_id']} is zero, so "
-            "no frame is ever alike; choose another pad_token_id or give that row a vector"
+            f"drop_threshold is set but the embedding of pad_token_id {ids['pad_token_id']} is "
+            "zero, so no frame is ever alike; choose another pad_token_id or give it a vector"
         )
     model = cls(config, audio_tower=audio_tower, language_model=language_model)
     model.multi_modal_projector.to(table.device, table.dtype)
@@ -131,8 +136,8 @@ def build_from_towers(
 
 
 def _special_ids(
-    ids: dict[str, int | None], tokenizer: Any, language_model: PreTrainedModel
-) -> dict[str, int | None]:
+    ids: dict[str, Any], tokenizer: Any, language_model: PreTrainedModel
+) -> dict[str, Any]:
     """Take each id from the caller, the tokenizer, the model's configuration, in that order."""
     sources = [tokenizer, language_model.config, getattr(language_model, "generation_config", None)]
     found = {}
@@ -143,11 +148,12 @@ def _special_ids(
         raise ValueError("the language model has no eos token; pass eos_token_id=")
     if found["pad_token_id"] is None:
         found["pad_token_id"] = found["eos_token_id"]
-    rows = language_model.get_input_embeddings().num_embeddings
+    table: Any = language_model.get_input_embeddings()
+    rows = table.num_embeddings
     if found["pad_token_id"] >= rows:
         raise ValueError(
-            f"pad_token_id {found['pad_token_id']} has no row among {rows} embeddings; pass the id of a "
-            "token in the vocabulary as pad_token_id="
+            f"pad_token_id {found['pad_token_id']} has no row among {rows} embeddings; pass the id "
+            "of a token in the vocabulary as pad_token_id="
         )
     return found
 
