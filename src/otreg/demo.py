@@ -7,6 +7,7 @@ goes on from there. All training and evaluation is that of `otreg train` and `ot
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -15,7 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -160,11 +161,11 @@ class _Arm:
 
     @property
     def first_stage(self) -> RunConfig:
-        return replace(self.config, stages=self.config.stages[:1])
+        return _replace(self.config, stages=self.config.stages[:1])
 
     def rest(self, first: Path) -> RunConfig:
         """The later stages, going on from the model of the first."""
-        model = replace(
+        model = _replace(
             self.config.model,
             init=str(first),
             **{
@@ -173,7 +174,11 @@ class _Arm:
                 if name.startswith(("audio_tower", "language_model", "adapter_", "short_mel"))
             },
         )
-        return replace(self.config, model=model, stages=self.config.stages[1:])
+        return _replace(self.config, model=model, stages=self.config.stages[1:])
+
+
+def _replace(config: Any, **changes: Any) -> Any:
+    return dataclasses.replace(config, **changes)  # pydantic's dataclasses, which mypy does not see
 
 
 def _choose_arms(recipe: DemoRecipe, arms: Sequence[str] | None) -> list[str]:

@@ -268,9 +268,9 @@ def _language_model_batches(
     text's words, so that copying does not lean on what words tend to follow each other.
     """
     rng = random.Random(seed)
-    bos, eos, asr = (tokenizer.convert_tokens_to_ids(name) for name in (BOS, EOS, ASR))
+    bos, eos, asr = tokenizer.convert_tokens_to_ids([BOS, EOS, ASR])
     first = len(SPECIAL_TOKENS)
-    encoded = tokenizer(list(sentences), add_special_tokens=False)["input_ids"]
+    encoded: list[list[int]] = tokenizer(list(sentences), add_special_tokens=False)["input_ids"]
     words = sorted({word for text in sentences for word in text.split()})
     word_ids = tokenizer(words, add_special_tokens=False)["input_ids"]
     word_counts = [len(text.split()) for text in sentences]
@@ -379,7 +379,7 @@ def train_encoder(
             extractor(
                 load_audio(utterance),
                 sampling_rate=SAMPLE_RATE_HZ,
-                padding=False,
+                padding="do_not_pad",
                 return_tensors="np",
             )["input_features"][0].T.copy()
         )
@@ -403,7 +403,7 @@ def train_encoder(
         bos_token_id=1,
         eos_token_id=2,
         decoder_start_token_id=1,
-        short_mel=True,
+        short_mel=True,  # type: ignore[call-arg]  # ours: tells from_towers how it was trained
     )
     model = _EncoderWithCTC(WhisperEncoder(config), len(alphabet))
     _check_lengths(utterances, features, targets, model.plan)
