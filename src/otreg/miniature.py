@@ -157,7 +157,7 @@ class _Batches(torch.utils.data.Dataset):
 
 class _InOrder(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return SequentialSampler(train_dataset or self.train_dataset)
+        return SequentialSampler(train_dataset or self.train_dataset)  # type: ignore[arg-type]
 
 
 def _fit(
@@ -202,7 +202,7 @@ def train_language_model(
     """Train the tokenizer and the language model on sentences; save both to `out`."""
     tokenizer = train_tokenizer(sentences, settings.vocab_size)
     torch.manual_seed(seed)
-    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL_TOKENS}
+    ids = tokenizer.get_vocab()
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=settings.hidden_size,
@@ -268,7 +268,8 @@ def _language_model_batches(
     text's words, so that copying does not lean on what words tend to follow each other.
     """
     rng = random.Random(seed)
-    bos, eos, asr = tokenizer.convert_tokens_to_ids([BOS, EOS, ASR])
+    vocabulary = tokenizer.get_vocab()
+    bos, eos, asr = vocabulary[BOS], vocabulary[EOS], vocabulary[ASR]
     first = len(SPECIAL_TOKENS)
     encoded: list[list[int]] = tokenizer(list(sentences), add_special_tokens=False)["input_ids"]
     words = sorted({word for text in sentences for word in text.split()})

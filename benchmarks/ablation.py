@@ -1,0 +1,141 @@
+"""The demo's ablation: every ingredient of "best" added and removed, stage 2 alone, and controls.
+
+    python benchmarks/ablation.py --out runs/ablation --split development --seeds 1
+    python benchmarks/ablation.py --out runs/ablation --split test --seeds 3 --rows base,otreg,best
+
+Corpora and towers are those of `otreg demo`, and are shared by all rows. Prints one table: error
+rates in percent, the ratio of the out-of-domain macro error rate to base's (mean over seeds, and
+each seed), and gap measures out of domain.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+from pathlib import Path
+from statistics import mean
+
+from otreg.demo import DemoRecipe, run_demo
+from otreg.evaluation import summary
+
+OT = "objectives.otreg={weight: 0.3, warmup_fraction: 0.1%s}"
+CTC_TIED = "objectives.ctc={weight: 0.3, options: {tied: true}}"
+SNAP = "stages.align.model.snap=0.8"
+
+
+def _ot(stages: str, **options: object) -> list[str]:
+    text = "".join(f"{key}: {value}, " for key, value in options.items())
+    filled = OT % (f", options: {{{text[:-2]}}}" if text else "")
+    return [f"stages.{stage}.{filled}" for stage in stages.split()]
+
+
+def _ctc(stages: str) -> list[str]:
+    return [f"stages.{stage}.{CTC_TIED}" for stage in stages.split()]
+
+
+BOTH = "adapt align"
+ROWS: dict[str, list[str]] = {
+    # one ingredient at a time
+    "otreg: stage 2 only": _ot("align"),
+    "ctc tied": _ctc("align"),
+    "ctc tied: both stages": _ctc(BOTH),
+    "snap": [SNAP],
+    "otreg + snap": [*_ot(BOTH), SNAP],
+    "otreg + ctc tied": [*_ot(BOTH), *_ctc("align")],
+    "ctc tied + snap": [*_ctc("align"), SNAP],
+    "ctc tied both + snap": [*_ctc(BOTH), SNAP],
+    "best: ctc in both stages": [*_ot(BOTH), *_ctc(BOTH), SNAP],
+    "best: stage 2 only": [*_ot("align"), *_ctc("align"), SNAP],
+    # the paper's loss at another weight
+    "otreg-paper: weight 3": ["stages.align.objectives.otreg_paper={weight: 3}"],
+    "otreg-paper: both stages": [
+        "stages.adapt.objectives.otreg_paper={weight: 0.3}",
+        "stages.align.objectives.otreg_paper={weight: 0.3}",
+    ],
+    # options of OTReg
+    "otreg: no prior": _ot(BOTH, position_prior=0),
+    "otreg: prior 0.5": _ot(BOTH, position_prior=0.5),
+    "otreg: cost": _ot(BOTH, loss="cost", plan_gradient="implicit"),
+    "otreg: pad anchor": _ot(BOTH, pad_anchor="true"),
+    "otreg: pad estimate": _ot(BOTH, pad_anchor="true", pad_mass="estimate"),
+    "otreg: relaxed 0.1": _ot(BOTH, rho_target=0.1),
+    "otreg: count": _ot(BOTH, target_mass="count"),
+    "otreg: all tokens apart": _ot(BOTH, unique_threshold="null"),
+    "otreg: epsilon 0.05": _ot(BOTH, epsilon=0.05),
+    "otreg: temperature 0.2": _ot(BOTH, temperature=0.2),
+    # controls
+    "diagonal only": _ot(BOTH, similarity="false", position_prior=1.0),
+    "nearest token": _ot(BOTH, rho_target=0, position_prior=0),
+    # compression
+    "best + merge 0.9": [
+        *_ot(BOTH),
+        *_ctc("align"),
+        SNAP,
+        "stages.align.model.merge_threshold=0.9",
+    ],
+    "best + pad anchor + drop 0.8": [
+        *_ot(BOTH, pad_anchor="true"),
+        *_ctc("align"),
+        SNAP,
+        "stages.align.model.drop_threshold=0.8",
+    ],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--split", choices=("development", "test"), default="development")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--rows", help="names, separated by commas; default: all")
+    parser.add_argument("--set", nargs="*", default=[], help="overrides of every row's run")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    recipe = DemoRecipe.load()
+    arms = {**recipe.arms, **ROWS}
+    recipe = dataclasses.replace(
+        recipe, arms={name: [*arguments.set, *overrides] for name, overrides in arms.items()}
+    )
+    rows = arguments.rows.split(",") if arguments.rows else None
+    results = run_demo(
+        arguments.out,
+        seeds=arguments.seeds,
+        arms=rows,
+        recipe=recipe,
+        split=arguments.split,
+        progress=print,
+    )
+    print_table(results)
+
+
+def print_table(results: dict) -> None:
+    """Print the ablation's table as Markdown."""
+    by_corpus = summary.by_corpus(results)
+    corpora = list(summary.corpora(results))
+    macro = summary.macro(results, "out")
+    gaps: dict[tuple[str, str], list[float]] = {}
+    for record in results["gap"]:
+        if summary.corpora(results)[record["corpus"]] == "out":
+            for name in ("coverage", "nearest_token", "centroid_distance", "collapse"):
+                gaps.setdefault((record["arm"], name), []).append(record[name])
+    names = ["arm", *corpora, "out", "ratio", "by seed", "cover", "nearest", "centroid", "collapse"]
+    print("| " + " | ".join(names) + " |\n|" + "---|" * len(names))
+    for arm in summary.arms(results):
+        seeds = sorted(macro[arm])
+        cells = [
+            f"{100 * mean(by_corpus[arm, seed, corpus]['wer'] for seed in seeds):.1f}"
+            for corpus in corpora
+        ]
+        ratios = [macro[arm][seed] / macro["base"][seed] for seed in seeds]
+        cells += [f"{100 * mean(macro[arm].values()):.1f}", f"{mean(ratios):.2f}"]
+        cells += [" ".join(f"{ratio:.2f}" for ratio in ratios)]
+        cells += [
+            f"{mean(gaps[arm, name]):.2f}"
+            for name in ("coverage", "nearest_token", "centroid_distance", "collapse")
+        ]
+        print(f"| {arm} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()
