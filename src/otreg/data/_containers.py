@@ -1,9 +1,10 @@
-"""Find the cuts in WAV and Ogg files that libsndfile passes over in silence.
+"""Find the cuts in WAV, Ogg and MP3 files that libsndfile passes over in silence.
 
-libsndfile shortens a cut WAV file to what is there, and ends an Ogg stream at the first damaged
-page. (A cut FLAC or MP3 file shows itself: decoding yields fewer samples than the header promises.)
-What stays invisible: damage inside PCM or MP3 data, which carry no checksum, and a file whose
-header was never completed (a streamed WAV says 0xFFFFFFFF bytes).
+libsndfile shortens a cut WAV file to what is there, ends an Ogg stream at the first damaged page,
+and guesses the length of an MP3 file without a Xing header from its size. (A cut FLAC file, or MP3
+with that header, shows itself: decoding yields fewer samples than promised.) What stays invisible:
+damage inside PCM or MP3 data, which carry no checksum, a WAV file whose header was never completed
+(it says 0xFFFFFFFF bytes), and an MP3 file without a Xing header cut between two frames.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 _UNKNOWN_SIZE = 0xFFFFFFFF
+_MPEG1_KBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+_MPEG2_KBITS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
@@ -21,24 +24,31 @@ class ContainerError(ValueError):
     """A damaged container; the message continues "audio file X …"."""
 
 
-def check_container(path: Path, kind: str) -> None:
-    """Raise a ContainerError for a cut WAV or a cut or damaged Ogg file.
+def check_container(path: Path, kind: str) -> int | None:
+    """Raise a ContainerError for a cut WAV or MP3 file, or a cut or damaged Ogg file.
 
     Args:
         path: the file.
         kind: "wav", "flac", "ogg" or "mp3", as libsndfile recognised it.
 
+    Returns:
+        The number of samples per channel, where libsndfile's own number is a guess: for MP3 without
+        a Xing header. None elsewhere.
+
     Raises:
         ContainerError: saying what is wrong and what to do.
 
     """
-    if kind not in ("wav", "ogg"):
-        return
+    if kind == "flac":
+        return None
     with open(path, "rb") as file:
         if kind == "wav":
             _check_wav(file, path.stat().st_size)
-        else:
+        elif kind == "ogg":
             _check_ogg(file)
+        else:
+            return _count_mp3(file, path.stat().st_size)
+    return None
 
 
 def _check_wav(file: BinaryIO, size: int) -> None:
@@ -99,3 +109,53 @@ def _ogg_checksum(page: bytes) -> bytes:
     """
     reflected = zlib.crc32(page.translate(_REVERSED_BITS), _UNKNOWN_SIZE) ^ _UNKNOWN_SIZE
     return reflected.to_bytes(4, "big").translate(_REVERSED_BITS)
+
+
+def _count_mp3(file: BinaryIO, size: int) -> int | None:
+    """Walk the frames of an MP3 file without a Xing, Info or VBRI header; None with one."""
+    offset = _skip_id3(file)
+    num_samples, first = 0, True
+    while frame := _mp3_frame(file, offset):
+        length, samples = frame
+        if first:
+            file.seek(offset)
+            if any(tag in file.read(length)[:64] for tag in (b"Xing", b"Info", b"VBRI")):
+                return None
+            first = False
+        if offset + length > size:
+            raise ContainerError(
+                f"is truncated inside the MP3 frame at byte {offset}; copy or make it again"
+            )
+        offset += length
+        num_samples += samples
+    file.seek(offset)
+    rest = file.read(8)
+    # Not a tag, then something that only the decoder can judge; its own count has to do.
+    return num_samples if not rest or rest.startswith((b"TAG", b"APETAGEX", b"LYRICS")) else None
+
+
+def _skip_id3(file: BinaryIO) -> int:
+    """Return where the audio starts behind ID3v2 tags, whose sizes have 7 bits a byte."""
+    offset = 0
+    while (header := file.read(10))[:3] == b"ID3" and len(header) == 10:
+        tag = sum(byte << shift for byte, shift in zip(header[6:], (21, 14, 7, 0), strict=True))
+        offset += 10 + tag + (10 if header[5] & 0x10 else 0)
+        file.seek(offset)
+    return offset
+
+
+def _mp3_frame(file: BinaryIO, offset: int) -> tuple[int, int] | None:
+    """Return (bytes, samples per channel) of the layer III frame at offset; None if none is there."""
+    file.seek(offset)
+    header = file.read(4)
+    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
+        return None
+    version = header[1] >> 3 & 3  # 3 = MPEG 1, 2 = MPEG 2, 0 = MPEG 2.5
+    bitrate_index, rate_index = header[2] >> 4, header[2] >> 2 & 3
+    if version == 1 or bitrate_index in (0, 15) or rate_index == 3:
+        return None
+    kbits = _MPEG1_KBITS if version == 3 else _MPEG2_KBITS
+    rate_hz = (44100, 48000, 32000)[rate_index] // {3: 1, 2: 2, 0: 4}[version]
+    samples = 1152 if version == 3 else 576
+    padding = header[2] >> 1 & 1
+    return samples // 8 * kbits[bitrate_index - 1] * 1000 // rate_hz + padding, samples

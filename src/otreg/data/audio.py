@@ -80,8 +80,9 @@ def audio_info(utterance: Utterance, *, max_duration_s: float = MAX_DURATION_S) 
         AudioError: for anything that cannot be decoded in full.
 
     """
-    with _open(utterance) as file:
-        return _info(file, utterance, max_duration_s)
+    file, num_frames = _open(utterance)
+    with file:
+        return _info(file, num_frames, utterance, max_duration_s)
 
 
 def load_audio(utterance: Utterance, *, max_duration_s: float = MAX_DURATION_S) -> np.ndarray:
@@ -98,8 +99,9 @@ def load_audio(utterance: Utterance, *, max_duration_s: float = MAX_DURATION_S) 
         AudioError: for anything that cannot be decoded in full, and for NaN or infinite samples.
 
     """
-    with _open(utterance) as file:
-        info = _info(file, utterance, max_duration_s)
+    file, num_frames = _open(utterance)
+    with file:
+        info = _info(file, num_frames, utterance, max_duration_s)
         samples = _decode(file, info, utterance)
     if not np.isfinite(samples).all():
         first = int(np.flatnonzero(~np.isfinite(samples))[0])
@@ -120,7 +122,8 @@ def _error(utterance: Utterance, problem: str) -> AudioError:
     return AudioError(f"{utterance.name}: audio file {utterance.audio} {problem}")
 
 
-def _open(utterance: Utterance) -> soundfile.SoundFile:
+def _open(utterance: Utterance) -> tuple[soundfile.SoundFile, int]:
+    """Open a file that is intact as far as its container tells; with its samples per channel."""
     import soundfile
 
     path = Path(utterance.audio)
@@ -140,18 +143,25 @@ def _open(utterance: Utterance) -> soundfile.SoundFile:
                 utterance,
                 f"is {file.format}; expected wav, flac, ogg or mp3: convert it, e.g. to flac",
             )
-        check_container(path, FORMATS[file.format])
+        counted = check_container(path, FORMATS[file.format])
+        if counted is not None and counted > file.frames:
+            raise ContainerError(
+                "varies its bitrate and has no Xing header, so it cannot be decoded in full; "
+                "convert it to flac"
+            )
     except ContainerError as error:
         file.close()
         raise _error(utterance, str(error)) from error
     except BaseException:
         file.close()
         raise
-    return file
+    return file, file.frames if counted is None else counted
 
 
-def _info(file: soundfile.SoundFile, utterance: Utterance, max_duration_s: float) -> AudioInfo:
-    rate_hz, num_frames = file.samplerate, file.frames
+def _info(
+    file: soundfile.SoundFile, num_frames: int, utterance: Utterance, max_duration_s: float
+) -> AudioInfo:
+    rate_hz = file.samplerate
     if not _MIN_RATE_HZ <= rate_hz <= _MAX_RATE_HZ:
         raise _error(
             utterance,

@@ -32,7 +32,15 @@ _INDEX = "index.json"
 _SHARD_BYTES = 256 << 20
 # Saving and loading change these and not what the encoder does; weights carry their own dtype.
 _UNHASHED_CONFIG_KEYS = frozenset(
-    "_name_or_path architectures auto_map dtype processor_class torch_dtype transformers_version".split()
+    [
+        "_name_or_path",
+        "architectures",
+        "auto_map",
+        "dtype",
+        "processor_class",
+        "torch_dtype",
+        "transformers_version",
+    ]
 )
 
 logger = logging.getLogger(__name__)
