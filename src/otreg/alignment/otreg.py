@@ -3,7 +3,7 @@
 # ruff: noqa: F722
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,17 +78,17 @@ class OTReg:
         torch.Size([2])
     """
 
-    loss: Literal["cost", "entropic", "vocabulary"] = "vocabulary"
+    loss: str = "vocabulary"
     unique_threshold: float | None = 0.95
     pad_anchor: bool = False
     epsilon: float = 0.01
     tol: float = 1e-2
     max_iter: int = 500
-    plan_gradient: Literal["stop", "unrolled", "implicit"] = "stop"
+    plan_gradient: str = "stop"
     sparsity_weight: float = 0.0
     rho_target: float | None = None
-    target_mass: Literal["uniform", "count"] = "uniform"
-    pad_mass: float | Literal["estimate"] | None = None
+    target_mass: str = "uniform"
+    pad_mass: float | str | None = None
     position_prior: float = 0.1
     position_width: float = 0.2
     similarity: bool = True

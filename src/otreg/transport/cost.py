@@ -16,27 +16,27 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def cosine_similarity(
-    x: Float[Tensor, "*batch n dim"], y: Float[Tensor, "*batch m dim"]
-) -> Float[Tensor, "*batch n m"]:
+    x: Float[Tensor, "... n dim"], y: Float[Tensor, "... m dim"]
+) -> Float[Tensor, "... n m"]:
     """All pairs of cosines, S_ij = x_i . y_j / sqrt((|x_i|^2 + 1e-6)(|y_j|^2 + 1e-6)).
 
     Args:
         x: (…, n, dim) vectors, any floating dtype.
-        y: (…, m, dim) vectors.
+        y: (…, m, dim) vectors; leading axes broadcast.
 
     Returns:
         (…, n, m) in float32 whatever the autocast (float64 stays float64).
 
     Source: the 1e-6 under the root bounds the gradient of a zero vector by 1e3, where
-        ``torch.nn.functional.normalize`` gives 1e12.
+        ``torch.nn.functional.normalize`` divides by its eps of 1e-12.
     """
     with torch.autocast(device_type=x.device.type, enabled=False):
         return _unit(x) @ _unit(y).transpose(-1, -2)
 
 
 def cosine_cost(
-    x: Float[Tensor, "*batch n dim"], y: Float[Tensor, "*batch m dim"]
-) -> Float[Tensor, "*batch n m"]:
+    x: Float[Tensor, "... n dim"], y: Float[Tensor, "... m dim"]
+) -> Float[Tensor, "... n m"]:
     """The cosine cost C_ij = 1 - cos(x_i, y_j), in [0, 2].
 
     Args:

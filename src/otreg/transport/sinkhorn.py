@@ -4,7 +4,6 @@
 import logging
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -60,7 +59,7 @@ def sinkhorn(
     max_iter: int = 1000,
     rho_a: float | None = None,
     rho_b: float | None = None,
-    gradient: Literal["envelope", "unrolled", "implicit"] = "envelope",
+    gradient: str = "envelope",
     init: Float[Tensor, "batch m"] | None = None,
 ) -> TransportResult:
     """Solve a padded batch of entropic transport problems, each as if it were alone.

@@ -1,0 +1,27 @@
+"""Shapes are checked against their annotations in every test; torch runs on the threads it is given."""
+
+import os
+from collections.abc import Iterator
+
+import jaxtyping
+import pytest
+
+# Before anything imports the package: the hook rewrites these modules as they are loaded.
+jaxtyping.install_import_hook(["otreg.transport", "otreg.alignment"], "shape_checks.check")
+
+import torch
+
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def unchecked_shapes() -> Iterator[None]:
+    """Leave shapes to the package's own errors, which users see."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
