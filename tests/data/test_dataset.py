@@ -1,6 +1,8 @@
+import os
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +19,7 @@ from otreg.data import (
     StaleCacheError,
     Utterance,
     build_encoder_cache,
+    encoder_cache,
     encoder_fingerprint,
     load_audio,
 )
@@ -51,6 +54,11 @@ def test_no_utterance_and_an_id_twice_are_refused(corpus, processor):
         SpeechTextDataset([], processor)
     with pytest.raises(ManifestError, match=r"corpus\.jsonl:1: .* already used by .*:1"):
         SpeechTextDataset([corpus[0], corpus[1], corpus[0]], processor)
+
+
+def test_a_mixture_of_manifests_and_utterances_is_refused(tmp_path, corpus, processor):
+    with pytest.raises(ManifestError, match="a mixture of both"):
+        SpeechTextDataset([tmp_path / "corpus.jsonl", corpus[0]], processor)
 
 
 def test_bad_audio_names_file_and_line(tmp_path, corpus, processor):
@@ -186,6 +194,28 @@ def test_the_same_audio_written_again_or_moved_is_still_known(corpus, processor,
     moved = replace(corpus[0], audio=tmp_path / "moved.wav")
     moved.audio.write_bytes(content)
     assert torch.equal(cache.get(moved)[0], cache.get(corpus[0])[0])
+
+
+def test_audio_with_a_new_time_is_read_once(corpus, processor, model, tmp_path, monkeypatch):
+    cache = build(model, corpus, processor, tmp_path / "cache")
+    os.utime(corpus[0].audio, ns=(1, 1))
+    read = []
+    identify = encoder_cache._identify
+    monkeypatch.setattr(
+        encoder_cache, "_identify", lambda item: read.append(item.id) or identify(item)
+    )
+    for _ in range(3):
+        cache.check(corpus)
+    assert read == ["u0"]
+
+
+def test_two_builds_at_once_encode_each_utterance_once(corpus, processor, model, tmp_path):
+    path = tmp_path / "cache"
+    with ThreadPoolExecutor(2) as pool:
+        first, second = [pool.submit(build, model, corpus, processor, path) for _ in range(2)]
+        assert len(first.result()) == len(second.result()) == 7
+    assert model.num_encoded == 7
+    assert all(utterance in first.result() for utterance in corpus)
 
 
 def test_what_the_cache_lacks_is_refused(corpus, processor, model, tmp_path):

@@ -1,5 +1,6 @@
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -76,7 +77,7 @@ def test_line_separators_inside_a_text_do_not_end_the_line(folder):
         (line(end_s=float("nan")), "NaN is not a JSON number"),
         (line(end_s=1).replace("1}", "1e999}"), "finite and not negative, received inf"),
         (line(end_s=1).replace("1}", "1" + "0" * 400 + "}"), "finite and not negative"),
-        (line(end_s=1).replace("1}", "1" * 5000 + "}"), "not usable JSON"),
+        (line(end_s=1).replace("1}", "1" * 5000 + "}"), "not usable JSON|finite and not negative"),
         (line(start_s=2, end_s=2), "end_s 2.0 does not come after start_s 2.0"),
         (line(end_s=0), "does not come after start_s 0.0"),
         (line()[:-1] + ', "id": "again"}', "the key 'id' stands twice"),
@@ -194,6 +195,16 @@ def test_nothing_is_written_that_could_not_be_read(folder):
     with pytest.raises(ManifestError, match="no utterance to write"):
         write_manifest(path, [])
     assert path.read_text() == before
+
+
+def test_the_documented_manifest_reads(folder):
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    path = folder / "documented.jsonl"
+    path.write_text(page.split("```json\n")[1].split("```")[0], encoding="utf-8")
+    (folder / "wav").mkdir()
+    for name in ("u1.flac", "long.mp3"):
+        (folder / "wav" / name).write_bytes(b"a")
+    assert [u.start_s for u in read_manifest(path)] == [None, 12.5]
 
 
 def test_the_manifests_of_the_real_recordings_read(real_speech):

@@ -1,3 +1,4 @@
+import doctest
 from itertools import chain
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 import torch
 
 from otreg.data import TokenBudgetBatchSampler
+from otreg.data import sampler as sampler_module
 
 LENGTHS = np.random.default_rng(0).integers(5, 120, size=997).tolist()
 
@@ -142,3 +144,9 @@ def test_a_data_loader_takes_it_as_a_batch_sampler():
     sampler = TokenBudgetBatchSampler(LENGTHS, 800)
     loader = torch.utils.data.DataLoader(torch.arange(len(LENGTHS)), batch_sampler=sampler)
     assert [batch.tolist() for batch in loader] == list(sampler)
+
+
+def test_the_examples_in_docstrings_hold():
+    result = doctest.testmod(sampler_module)
+    assert result.attempted > 0
+    assert result.failed == 0

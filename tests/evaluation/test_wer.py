@@ -1,3 +1,4 @@
+import doctest
 import subprocess
 import sys
 import unicodedata
@@ -228,3 +229,9 @@ def test_importing_imports_no_jiwer():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "False"
+
+
+def test_the_examples_in_docstrings_hold():
+    result = doctest.testmod(wer)
+    assert result.attempted > 0
+    assert result.failed == 0

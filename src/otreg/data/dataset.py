@@ -177,4 +177,6 @@ def as_utterances(
             raise ManifestError("no utterance was given; expected at least one")
         check_unique_ids(items)
         return items
+    if any(isinstance(item, Utterance) for item in items):
+        raise ManifestError("expected manifests or utterances, received a mixture of both")
     return read_manifests(items)

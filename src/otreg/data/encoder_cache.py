@@ -268,7 +268,10 @@ def _identify(utterance: Utterance) -> dict[str, Any]:
 
 
 def _same_audio(entry: dict[str, Any], utterance: Utterance) -> bool:
-    """Compare size and time of modification, and the content where only the time differs."""
+    """Compare size and time of modification, and the content where only the time differs.
+
+    A new time of the same content is noted in the entry, so that it is read once.
+    """
     if (entry["start_s"], entry["end_s"]) != (utterance.start_s, utterance.end_s):
         return False
     try:
@@ -277,7 +280,10 @@ def _same_audio(entry: dict[str, Any], utterance: Utterance) -> bool:
             return False
         if status.st_mtime_ns == entry["modified_ns"]:
             return True
-        return bool(_identify(utterance)["sha256"] == entry["sha256"])
+        if _identify(utterance)["sha256"] != entry["sha256"]:
+            return False
+        entry["modified_ns"] = status.st_mtime_ns
+        return True
     except OSError:
         return False
 
