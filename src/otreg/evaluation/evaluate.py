@@ -200,8 +200,8 @@ def align(
 
     Returns:
         Records with id, language, text, frame_s (seconds per frame), targets (labels of the plan's
-        columns), plan (frames, targets), tokens, distances (frames, tokens) of 1 - cos, converged.
-        Matrices are lists of rows, to four significant digits.
+        columns), plan (frames, targets), tokens, distances (frames, tokens) of 1 - cos, converged,
+        objective (its options, as text). Matrices are lists of rows, to four significant digits.
 
     Raises:
         ValueError: an objective without a plan, such as CTC.
@@ -242,6 +242,7 @@ def align(
                     "id": example["id"],
                     "language": example["language"],
                     "text": example["text"],
+                    "objective": repr(solve),
                     "frame_s": example["duration_s"] / len(frames),
                     "targets": [
                         labels[index] if index >= 0 else "(pad)"

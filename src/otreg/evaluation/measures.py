@@ -79,21 +79,22 @@ MEASURES: dict[str, Measure] = {
     ),
     "retrieval_pooled_mrr": Measure(
         "Retrieval, pooled, MRR",
-        "mean over utterances of 1 / rank of the right transcript, ranked as above",
+        "mean over utterances of 1 / rank of the right transcript, by the pooled score",
         "mean reciprocal rank: Voorhees 1999, TREC-8 question answering",
         "higher",
         "",
     ),
     "retrieval_late_top1": Measure(
         "Retrieval, late interaction, top 1",
-        "the same with the score (1/m) Σ_j max_i cos(f_i, e_{y_j})",
+        "share of utterances whose transcript ranks first among the corpus's distinct transcripts "
+        "by (1/m) Σ_j max_i cos(f_i, e_{y_j})",
         "MaxSim of ColBERT, Khattab and Zaharia 2020, arXiv 2004.12832, as a mean over tokens",
         "higher",
         "Ties count against it.",
     ),
     "retrieval_late_mrr": Measure(
         "Retrieval, late interaction, MRR",
-        "mean over utterances of 1 / rank of the right transcript, ranked as above",
+        "mean over utterances of 1 / rank of the right transcript, by the late-interaction score",
         "mean reciprocal rank: Voorhees 1999, TREC-8 question answering",
         "higher",
         "",

@@ -75,6 +75,8 @@ def plot_distances(
 ) -> "Figure":
     """Pairwise distances between speech frames and transcript tokens; bright is near.
 
+    The scale ends at 1, the distance of unrelated directions, so that maps can be compared.
+
     Args:
         distances: (frames, tokens) values of 1 - cos.
         tokens: the tokens' labels, in the matrix's order.
@@ -86,8 +88,7 @@ def plot_distances(
     """
     distances = np.asarray(distances, dtype=float)
     _check_map(distances, tokens, frame_s, "distances")
-    high = max(1.0, float(distances.max()))
-    return _map(distances, tokens, frame_s, title, "1 − cosine", _BRIGHT_IS_LOW, 0, high)
+    return _map(distances, tokens, frame_s, title, "1 − cosine", _BRIGHT_IS_LOW, 0, 1)
 
 
 def plot_wer_by_corpus(results: Mapping[str, Any]) -> "Figure":
@@ -174,6 +175,11 @@ def plot_gap_measures(
             inside, outside = entry.gap_in.get(name), entry.gap_out.get(name)
             _marks(axes, row, inside, outside, styles[entry.arm])
         measure = MEASURES[name]
+        if name == "collapse":
+            text = [entry.gap_out or entry.gap_in for entry in found]
+            of_text = [gap["collapse_text"].mean for gap in text if "collapse_text" in gap]
+            if of_text:
+                axes.axvline(float(np.mean(of_text)), color=INK, linewidth=1, linestyle=":")
         arrow = {"higher": " ↑", "lower": " ↓", "none": ""}[measure.better]
         axes.set_title(measure.title.replace(", ", ",\n", 1) + arrow, fontsize=8.5, color=INK)
         axes.set_ylim(len(arms) - 0.5, -0.5)
@@ -188,40 +194,40 @@ def plot_gap_measures(
     return figure
 
 
-def plot_training_curves(results: Mapping[str, Any], name: str = "loss") -> "Figure | None":
-    """A logged value over the steps of each stage, one line per arm; None if it was never logged.
+def plot_training_curves(
+    results: Mapping[str, Any], name: str = "loss", *, stage: str | None = None
+) -> "Figure | None":
+    """A logged value over the steps of a stage, one line per arm; None if it was never logged.
 
     The line is the mean over seeds, the band their range.
 
     Args:
         results: with "curves".
         name: a field of the curves' records.
+        stage: the stage to draw; None = the first that logged the value.
     """
     records = [r for r in results.get("curves") or [] if isinstance(r.get(name), int | float)]
+    if stage is None and records:
+        stage = records[0]["stage"]
+    records = [record for record in records if record["stage"] == stage]
     if not records:
         return None
-    stages = list(dict.fromkeys(record["stage"] for record in records))
-    arms = list(dict.fromkeys(record["arm"] for record in records))
     styles = arm_styles(summary.arms(results), summary.base_arm(results))
-    figure, panels = _figure(2.3 * len(stages) + 0.2, len(stages), 1)
-    for axes, stage in zip(panels, stages, strict=True):
-        for arm in arms:
-            at: dict[int, list[float]] = {}
-            for record in records:
-                if record["arm"] == arm and record["stage"] == stage:
-                    at.setdefault(record["step"], []).append(record[name])
-            if not at:
-                continue
-            steps = sorted(at)
-            colour = styles.get(arm, _BASE_STYLE)[0]
-            mean = [float(np.mean(at[step])) for step in steps]
-            axes.plot(steps, mean, color=colour, linewidth=1.4, label=arm)
-            low, high = ([float(end(at[step])) for step in steps] for end in (np.min, np.max))
-            axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
-        axes.set_title(str(stage), fontsize=9.5, color=INK, parse_math=False)
-        axes.set_xlabel("optimiser step", color=INK)
-        axes.set_ylabel(name.replace("_", " "), color=INK, parse_math=False)
-    _legend(figure, max(panels, key=lambda axes: len(axes.lines)))
+    figure, (axes,) = _figure(2.6)
+    for arm in dict.fromkeys(record["arm"] for record in records):
+        at: dict[int, list[float]] = {}
+        for record in records:
+            if record["arm"] == arm:
+                at.setdefault(record["step"], []).append(record[name])
+        steps = sorted(at)
+        colour = styles.get(arm, _BASE_STYLE)[0]
+        mean = [float(np.mean(at[step])) for step in steps]
+        axes.plot(steps, mean, color=colour, linewidth=1.4, label=arm)
+        low, high = ([float(end(at[step])) for step in steps] for end in (np.min, np.max))
+        axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+    axes.set_xlabel(f"optimiser step of {stage}", color=INK, parse_math=False)
+    axes.set_ylabel(name.replace("_", " "), color=INK, parse_math=False)
+    _legend(figure, axes)
     return figure
 
 
@@ -366,7 +372,8 @@ def _map(
     axes.set_xlabel("time, s", color=INK)
     if title:
         axes.set_title(title, fontsize=9.5, color=INK, parse_math=False)
-    bar = figure.colorbar(image, ax=axes, pad=0.02, aspect=30)
+    beyond = "max" if float(values.max()) > high else "neither"
+    bar = figure.colorbar(image, ax=axes, pad=0.02, aspect=30, extend=beyond)
     bar.set_label(label, color=INK, fontsize=8.5)
     bar.ax.tick_params(labelsize=8, colors=INK, length=2.5)
     bar.outline.set_visible(False)

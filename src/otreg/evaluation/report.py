@@ -4,13 +4,13 @@ Nothing is fetched to view it. Every number comes from the results; none is chos
 arms stand in the order of the results and examples are picked by position.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from otreg.evaluation import plots, summary
+from otreg.evaluation._format import FILTERS
 from otreg.evaluation.diff import align_words
 from otreg.evaluation.measures import MEASURES
 from otreg.evaluation.results import check_results
@@ -69,17 +69,12 @@ def write_report(
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {
-        "percent": _percent,
-        "number": _number,
-        "span": _span,
-        "tint": _tint,
-        "plain": _plain_number,
-    }
+    environment.filters |= FILTERS
     html = environment.from_string(template.read_text(encoding="utf-8")).render(
         title=title,
         **_context(results),
         figures=_figures(results, figures or {}),
+        curves=_curves(results),
         alignments=_alignments(results),
         examples=_examples(results, shown, examples_per_corpus),
     )
@@ -211,7 +206,7 @@ def _breakdown(
     return table
 
 
-def _sizes(results: Mapping[str, Any], where: Mapping[str, str]) -> dict[str, dict[str, int]]:
+def _sizes(results: Mapping[str, Any], where: Mapping[str, str]) -> dict[str, dict[str, float]]:
     """corpus -> utterances and words, of the first arm and seed that has it."""
     pooled = summary.by_corpus(results)
     sizes = {}
@@ -257,23 +252,26 @@ def _figures(results: Mapping[str, Any], extra: "Mapping[str, Figure]") -> list[
             plots.plot_gap_measures(results, KEY_MEASURES),
         ),
     ]
-    terms = dict.fromkeys(
-        name
-        for record in results.get("curves") or []
-        for name, value in record.items()
-        if name not in _NOT_TERMS and isinstance(value, int | float)
-    )
-    drawn += [
-        (
-            f"{name.replace('_', ' ')} while training, by stage. Band: range over seeds.",
-            plots.plot_training_curves(results, name),
-        )
-        for name in terms
-    ]
     drawn += list(extra.items())
     return [
         {"caption": caption.strip(), "svg": plots.figure_to_svg(figure, f"figure{index}")}
         for index, (caption, figure) in enumerate(drawn)
+        if figure is not None
+    ]
+
+
+def _curves(results: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Every logged value of every stage."""
+    logged = dict.fromkeys(
+        (record["stage"], name)
+        for record in results.get("curves") or []
+        for name, value in record.items()
+        if name not in _NOT_TERMS and isinstance(value, int | float)
+    )
+    drawn = [plots.plot_training_curves(results, name, stage=stage) for stage, name in logged]
+    return [
+        {"svg": plots.figure_to_svg(figure, f"curve{index}")}
+        for index, figure in enumerate(drawn)
         if figure is not None
     ]
 
@@ -284,6 +282,7 @@ def _alignments(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     for index, record in enumerate(results.get("alignments") or []):
         key = (record["corpus"], record["id"], record["seed"])
         group = groups.setdefault(key, {"text": record.get("text", ""), "panels": []})
+        group["objective"] = record.get("objective", "")
         group |= {"corpus": record["corpus"], "id": record["id"], "seed": record["seed"]}
         panel = {"arm": record["arm"], "maps": []}
         for draw, values, labels, name in (
@@ -358,31 +357,3 @@ def _normaliser(value: Any) -> str:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-def _percent(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{100 * value:.{digits}f}"
-
-
-def _number(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _plain_number(value: float) -> str:
-    return f"{value:,}".replace(",", "\u202f")
-
-
-def _span(spread: Spread, scale: float = 1.0, digits: int = 2) -> str:
-    """The range over seeds, empty for a single seed."""
-    if len(spread.by_seed) < 2:
-        return ""
-    return f"{scale * spread.low:.{digits}f}–{scale * spread.high:.{digits}f}"
-
-
-def _tint(spread: Spread, base: Spread | None) -> str:
-    """CSS custom property: how far from the base arm, and to which side (-1 fewer, 1 more)."""
-    if base is None or base is spread or base.mean == 0 or spread.mean == 0:
-        return ""
-    change = math.log2(spread.mean / base.mean)
-    side = "less" if change < 0 else "more"
-    return f"background: rgb(var(--{side}) / {min(0.5, 0.8 * abs(change)):.2f})"

@@ -100,6 +100,8 @@ def merge_results(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             continue
         if name in LISTS:
             merged[name] = _join(name, values)
+        elif name in _RUN_FACTS and len(values) < len(parts):
+            continue  # not a fact of all runs; it stays with those that have it
         elif all(value == values[0] for value in values):
             merged[name] = values[0]
         elif name in ("normaliser", "base_arm"):

@@ -1,0 +1,154 @@
+"""results.json: strict, checked, merged; and the sums that are drawn from it."""
+
+import copy
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from synthetic import WER, make_results
+
+from otreg.evaluation import summary
+from otreg.evaluation.results import environment, merge_results, read_results, write_results
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    results = make_results()
+    path = write_results(results, tmp_path / "deep" / "results.json")
+    assert read_results(path) == results
+    assert read_results(path.parent) == results
+    assert [file.name for file in path.parent.iterdir()] == ["results.json"]
+
+
+def test_numbers_of_numpy_and_torch_become_json_numbers(tmp_path):
+    results = make_results()
+    results["rows"][0] |= {"wer": np.float32(0.5), "num_words": torch.tensor(100)}
+    results["config"] = {"folder": Path("a/b"), "list": (1, 2)}
+    read = read_results(write_results(results, tmp_path / "results.json"))
+    assert read["rows"][0]["wer"] == 0.5
+    assert read["config"] == {"folder": "a/b", "list": [1, 2]}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, np.float64("nan"), torch.tensor(math.inf)])
+def test_a_number_that_is_not_finite_is_refused_by_name_and_nothing_is_written(tmp_path, value):
+    results = make_results()
+    results["gap"][1]["coverage"] = value
+    with pytest.raises(ValueError, match=r"gap\[1\]\.coverage: expected a finite number"):
+        write_results(results, tmp_path / "results.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r.pop("rows"), "a list 'rows'"),
+        (lambda r: r["rows"].clear(), "at least one record"),
+        (lambda r: r["rows"][2].pop("wer"), r"rows\[2\]: expected the fields wer"),
+        (lambda r: r["rows"][0].update(domain="far"), "domain 'in' or 'out'"),
+        (lambda r: r["rows"][0].update(domain="out"), "both in and out of domain"),
+        (lambda r: r["rows"][0].update(wer=-1), "number wer >= 0"),
+        (lambda r: r["rows"].append(r["rows"][0]), "received a second"),
+        (lambda r: r["gap"][0].pop("corpus"), r"gap\[0\]: expected the fields corpus"),
+    ],
+)
+def test_results_that_break_the_schema_are_refused(tmp_path, change, message):
+    results = copy.deepcopy(make_results())
+    change(results)
+    path = tmp_path / "results.json"
+    with pytest.raises(ValueError, match=message):
+        write_results(results, path)
+    path.write_text(json.dumps(results), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"results\.json: .*" + message):
+        read_results(path)
+
+
+def test_files_that_hold_no_strict_json_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="found no file"):
+        read_results(tmp_path)
+    path = tmp_path / "results.json"
+    path.write_text('{"rows": [NaN]}', encoding="utf-8")
+    with pytest.raises(ValueError, match="the constant NaN"):
+        read_results(path)
+    path.write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"results\.json"):
+        read_results(path)
+
+
+def test_merging_joins_records_and_keeps_each_runs_facts():
+    one = make_results(arms=("base",), seeds=(0,))
+    two = make_results(arms=("otreg",), seeds=(0,)) | {"config": {"seed": 7}}
+    merged = merge_results([one, two, one])
+    assert summary.arms(merged) == ["base", "otreg"]
+    assert len(merged["rows"]) == len(one["rows"]) + len(two["rows"])
+    assert "config" not in merged
+    assert merged["versions"] == one["versions"]
+    assert [(run["arms"], run["config"]) for run in merged["runs"]] == [
+        (["base"], one["config"]),
+        (["otreg"], two["config"]),
+    ]
+    assert merge_results([merged, one]) == merged
+
+
+def test_merging_refuses_what_cannot_be_compared():
+    one = make_results(arms=("base",))
+    with pytest.raises(ValueError, match="one normaliser"):
+        merge_results([one, make_results(arms=("otreg",)) | {"normaliser": "whisper/1"}])
+    other = copy.deepcopy(one)
+    other["rows"][0]["wer"] = 0.7
+    with pytest.raises(ValueError, match="two that differ"):
+        merge_results([one, other])
+    with pytest.raises(ValueError, match="at least one"):
+        merge_results([])
+
+
+def test_macro_rates_and_ratios_have_their_closed_form():
+    found = {entry.arm: entry for entry in summary.summarise(make_results())}
+    assert found["base"].wer_out.mean == pytest.approx((0.4 + 0.2) / 2)
+    assert found["base"].ratio_out is None
+    assert found["otreg"].ratio_out.mean == pytest.approx(0.45 / 0.6)
+    assert found["otreg"].ratio_in.mean == pytest.approx(1.0)
+    assert found["worse"].ratio_out.by_seed == pytest.approx({0: 0.8 / 0.6, 1: 0.8 / 0.6})
+    assert found["otreg"].gap_out["coverage"].mean == 0.25
+
+
+def test_ratios_compare_runs_of_one_seed():
+    results = make_results(arms=("base", "otreg"))
+    for row in results["rows"]:
+        if row["seed"] == 1:
+            row["wer"] *= {"base": 2.0, "otreg": 1.0}[row["arm"]]
+    (_, entry) = summary.summarise(results)
+    assert entry.ratio_out.by_seed == pytest.approx({0: 0.75, 1: 0.375})
+    assert (entry.ratio_out.low, entry.ratio_out.high) == pytest.approx((0.375, 0.75))
+
+
+def test_an_arm_without_one_of_the_corpora_has_no_macro_rate():
+    wer = WER | {"otreg": {"home": 0.1, "noise": 0.1}}
+    found = summary.summarise(make_results(arms=("base", "otreg"), wer=wer))
+    assert found[1].wer_out is None
+    assert found[1].ratio_out is None
+
+
+def test_pooling_languages_weighs_them_by_words_and_narrows_the_interval():
+    rows = make_results(arms=("base",), seeds=(0,))["rows"][:2]
+    rows[0] |= {"num_words": 300, "wer": 0.2, "wer_low": 0.1, "wer_high": 0.3}
+    rows[1] |= {"num_words": 100, "wer": 0.6, "wer_low": 0.5, "wer_high": 0.8}
+    pooled = summary.pool_rows(rows)
+    assert pooled["wer"] == pytest.approx(0.3)
+    assert pooled["num_words"] == 400
+    assert pooled["wer_low"] == pytest.approx(0.3 - math.hypot(0.1 * 0.75, 0.1 * 0.25))
+    assert pooled["wer_high"] == pytest.approx(0.3 + math.hypot(0.1 * 0.75, 0.2 * 0.25))
+
+
+def test_examples_are_chosen_by_position_and_stand_side_by_side():
+    chosen = summary.select_examples(make_results()["transcripts"], 1)
+    assert [records[0]["corpus"] for records in chosen] == ["home", "noise", "rate"]
+    assert all([r["arm"] for r in records] == ["base", "otreg", "worse"] for records in chosen)
+    assert {record["seed"] for records in chosen for record in records} == {0}
+
+
+def test_the_environment_names_versions_and_machine():
+    found = environment()
+    assert found["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert found["machine"]["cores"] >= 1
