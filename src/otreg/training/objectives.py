@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ from torch import Tensor, nn
 
 from otreg.alignment import build_objective
 from otreg.pair import SpeechTextPair
-from otreg.training._loading import ConfigError, nearest
+from otreg.training._loading import ConfigError
 from otreg.training.config import ObjectiveConfig
 
 if TYPE_CHECKING:
@@ -70,38 +68,14 @@ def build_objectives(
     for name, config in configs.items():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed((seed + zlib.crc32(name.encode())) % 2**32)
-            objective = _build(name, config, dim=dim, vocab_size=vocab_size)
+            try:
+                objective = build_objective(
+                    config.type or name, config.options, dim=dim, vocab_size=vocab_size
+                )
+            except (TypeError, ValueError) as error:
+                raise ConfigError(f"objective {name!r}: {error}") from error
         built[name] = WeightedObjective(objective, config.weight, config.warmup_fraction)
     return built
-
-
-def _build(name: str, config: ObjectiveConfig, *, dim: int, vocab_size: int) -> Any:
-    kind = config.type or name
-    try:
-        if ":" in kind:
-            factory = _import(kind)
-            offered = {"dim": dim, "vocab_size": vocab_size}
-            taken = inspect.signature(factory).parameters
-            return factory(**{k: v for k, v in offered.items() if k in taken} | config.options)
-        return build_objective(kind, config.options, dim=dim, vocab_size=vocab_size)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"objective {name!r}: {error}") from error
-
-
-def _import(path: str) -> Callable[..., Any]:
-    module_name, _, attribute = path.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(f"cannot import {module_name!r} of {path!r}: {error}") from error
-    found = getattr(module, attribute, None)
-    if not callable(found):
-        names = [item for item in vars(module) if callable(getattr(module, item))]
-        raise ValueError(
-            f"{module_name!r} has no callable {attribute!r}; {nearest(attribute, names)}"
-        )
-    result: Callable[..., Any] = found
-    return result
 
 
 def speech_text_pair(

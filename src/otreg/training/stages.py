@@ -15,10 +15,11 @@ from torch import nn
 from transformers import PrinterCallback, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
-from otreg.data import SpeechTextCollator, SpeechTextDataset, TokenBudgetBatchSampler
+from otreg.data import SpeechTextCollator, SpeechTextDataset
 from otreg.data.encoder_cache import EncoderCache, build_encoder_cache
 from otreg.model import set_trainable
 from otreg.training._loading import ConfigError
+from otreg.training.batches import EqualEpochs
 from otreg.training.callbacks import JsonLog, ProgressBar
 from otreg.training.config import RunConfig, StageConfig
 from otreg.training.models import build_model, set_compression
@@ -121,7 +122,7 @@ def _datasets(
         for paths in (config.data.train, config.data.validation)
     ]
     if config.data.cache_encoder:
-        device = _training_arguments(config, config.stages[0], folder, quiet=True).device
+        device = _training_arguments(config, config.stages[0], folder).device
         model.to(device)
         for index, dataset in enumerate(datasets):
             if dataset is not None:
@@ -200,16 +201,24 @@ def _trainer(
     validation_set: SpeechTextDataset | None,
     quiet: bool,
 ) -> SpeechLMTrainer:
+    arguments = _training_arguments(config, stage, folder)
     sampler = None
     if stage.max_tokens is not None:
-        seed = stage_seed(config.seed, stage.name)
-        sampler = TokenBudgetBatchSampler(train_set.lengths(), stage.max_tokens, seed=seed)
+        micro_batches = stage.gradient_accumulation_steps * arguments.world_size
+        sampler = EqualEpochs(
+            train_set.lengths(),
+            stage.max_tokens,
+            seed=stage_seed(config.seed, stage.name),
+            num_batches=None if stage.steps is None else stage.steps * micro_batches,
+            num_epochs=stage.epochs,
+            world_size=arguments.world_size,
+        )
     callbacks: list[Any] = [JsonLog(folder.log, stage.name)]
     if not quiet:
         callbacks.append(ProgressBar(stage.name, ["ce", *objectives]))
     trainer = SpeechLMTrainer(
         model=model,
-        args=_training_arguments(config, stage, folder, quiet=quiet),
+        args=arguments,
         data_collator=TrainingCollator(SpeechTextCollator(processor)),
         train_dataset=train_set,
         eval_dataset=validation_set,
@@ -223,7 +232,7 @@ def _trainer(
 
 
 def _training_arguments(
-    config: RunConfig, stage: StageConfig, folder: RunFolder, *, quiet: bool
+    config: RunConfig, stage: StageConfig, folder: RunFolder
 ) -> TrainingArguments:
     """Trainer's arguments of a stage; what `stage.trainer` gives replaces our defaults."""
     seed = stage_seed(config.seed, stage.name)
@@ -239,6 +248,8 @@ def _training_arguments(
         "label_names": ["labels"],
         "dataloader_pin_memory": torch.cuda.is_available(),
         "data_seed": seed,
+        # Batches of a token budget have no one size to fill up to.
+        "accelerator_config": {"even_batches": stage.max_tokens is None},
         **stage.trainer,
     }
     try:

@@ -85,8 +85,8 @@ class SpeechLMTrainer(Trainer):
         """Trainer's loader, or one over the batch sampler where there is one."""
         if self.train_batch_sampler is None:
             return super().get_train_dataloader()
-        loader = DataLoader(
-            self.train_dataset,
+        loader: DataLoader = DataLoader(
+            self.train_dataset,  # type: ignore[arg-type]
             batch_sampler=self.train_batch_sampler,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
@@ -157,6 +157,21 @@ class SpeechLMTrainer(Trainer):
                 loss = loss + weight * scale * out.loss.sum()
                 self._record_terms(name if training else f"eval_{name}", out)
         return (loss, outputs) if return_outputs else loss
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: Sequence[str] | None = None,
+    ) -> Any:
+        """Trainer's, for a configuration that names the outputs to leave out in any sequence."""
+        if ignore_keys is None:
+            config = self.accelerator.unwrap_model(model).config
+            ignore_keys = getattr(config, "keys_to_ignore_at_inference", None) or ()
+        return super().prediction_step(
+            model, inputs, prediction_loss_only, ignore_keys=list(ignore_keys)
+        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer's log entry, completed by the mean of every term since the last one."""
