@@ -170,6 +170,11 @@ def test_overrides_leave_the_given_data_alone() -> None:
         ("stages.0.learning_rate=true", "expected a number, received True"),
         ("stages.0.learning_rate=.nan", "expected a finite number"),
         ("stages.0.learning_rate=0", "greater than 0"),
+        (
+            "stages.0.objectives.otreg.weight=0",
+            "no objective 'otreg' to switch off",
+        ),
+        ("stages.align.objectives.ctc.weight=0", "no objective 'ctc' to switch off; known"),
         ("stages.1.objectives.otreg.weight=-1", "greater than or equal to 0"),
         ("stages.1.objectives.otreg.weight=null", r"otreg\.weight"),
         ("stages.0.objectives.cross_entropy.weight=0", "every objective has weight 0"),

@@ -15,6 +15,7 @@ __all__ = [
     "ConfigError",
     "apply_overrides",
     "check_key",
+    "check_switched_off",
     "describe_errors",
     "dump_yaml",
     "nearest",
@@ -161,6 +162,31 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
         else:
             node[_list_index(node, path[-1], key)] = value
     return result
+
+
+def check_switched_off(data: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Refuse to give weight 0 to an objective that the stage never had: surely another was meant.
+
+    Args:
+        data: the configuration before the overrides.
+        overrides: strings `key=value` that were applied to it.
+
+    Raises:
+        ConfigError: naming the objectives that the stage has.
+    """
+    for override in overrides:
+        pattern = r"stages\.([^.]+)\.objectives\.([^.]+)\.weight=\s*[-+]?0*\.?0*\s*"
+        match = re.fullmatch(pattern, override.strip())
+        if match is None:
+            continue
+        stages = data.get("stages") or []
+        stage = stages[_list_index(stages, match[1], override)]
+        known = ["cross_entropy", *(stage.get("objectives") or {})]
+        if match[2] not in known:
+            raise ConfigError(
+                f"override {override!r}: the stage has no objective {match[2]!r} to switch off; "
+                f"{nearest(match[2], known)}"
+            )
 
 
 def _list_index(items: list[Any], part: str, where: str) -> int:

@@ -30,6 +30,7 @@ from otreg.training._loading import (
     ConfigError,
     apply_overrides,
     check_key,
+    check_switched_off,
     describe_errors,
     dump_yaml,
     nearest,
@@ -375,7 +376,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     data = parse_yaml(text, source=str(path))
     if not isinstance(data, Mapping):
         return config_from_dict(data, source=path)
-    return config_from_dict(apply_overrides(data, overrides), source=path)
+    config = config_from_dict(apply_overrides(data, overrides), source=path)
+    check_switched_off(data, overrides)
+    return config
 
 
 def config_to_dict(config: RunConfig) -> dict[str, Any]:

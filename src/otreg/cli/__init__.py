@@ -1,0 +1,8 @@
+"""The command line: `otreg demo | miniature | train | evaluate | transcribe | align | report`.
+
+A user's mistake ends with exit code 2 and one line on stderr, anything else with 1.
+"""
+
+from otreg.cli._app import main
+
+__all__ = ["main"]

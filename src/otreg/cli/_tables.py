@@ -1,0 +1,64 @@
+"""Tables on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_MEASURES = ("coverage", "nearest_token", "centroid_distance", "collapse")
+
+
+def print_rows(results: Mapping[str, Any]) -> None:
+    """Error rates by corpus and language, in percent."""
+    table = Table(title="Error rates, %")
+    for heading in ("corpus", "language", "domain"):
+        table.add_column(heading)
+    for heading in ("utterances", "words", "WER", "95 %", "CER", "sub", "del", "ins", "empty"):
+        table.add_column(heading, justify="right")
+    table.add_column("runaway", justify="right")
+    for row in results["rows"]:
+        table.add_row(
+            row["corpus"],
+            row["language"],
+            row["domain"],
+            str(row["num_utterances"]),
+            str(row["num_words"]),
+            _percent(row["wer"]),
+            f"{_percent(row['wer_low'])}–{_percent(row['wer_high'])}",
+            _percent(row["cer"]),
+            *(
+                str(row[name])
+                for name in ("substitutions", "deletions", "insertions", "empty", "runaway")
+            ),
+        )
+    Console().print(table)
+
+
+def print_arms(results: Mapping[str, Any]) -> None:
+    """Arm by arm: macro WER in and out of domain, the ratio to base, and gap measures."""
+    from otreg.evaluation.summary import summarise
+
+    seeds = len({row["seed"] for row in results["rows"]})
+    table = Table(title=f"Macro WER in %, mean of {seeds} seed{'s' if seeds > 1 else ''}")
+    table.add_column("arm")
+    for heading in ("in domain", "out of domain", "ratio to base"):
+        table.add_column(heading, justify="right")
+    for name in _MEASURES:
+        table.add_column(name.replace("_", " "), justify="right")
+    for arm in summarise(results):
+        gap = [arm.gap_out.get(name) for name in _MEASURES]
+        table.add_row(
+            arm.arm,
+            _percent(arm.wer_in.mean) if arm.wer_in else "–",
+            _percent(arm.wer_out.mean) if arm.wer_out else "–",
+            f"{arm.ratio_out.mean:.2f}" if arm.ratio_out else "–",
+            *(f"{spread.mean:.2f}" if spread else "–" for spread in gap),
+        )
+    Console().print(table)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
