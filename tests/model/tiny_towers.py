@@ -72,7 +72,13 @@ LANGUAGE_MODELS = {
     "llama": dict(LLAMA),
     "gpt2": dict(n_embd=32, n_layer=2, n_head=4, n_positions=512),
     "mistral": dict(LLAMA, sliding_window=None),
-    "gemma2": dict(LLAMA, head_dim=8, query_pre_attn_scalar=8, sliding_window=256),
+    "gemma2": dict(
+        LLAMA,
+        head_dim=8,
+        query_pre_attn_scalar=8,
+        sliding_window=256,
+        tie_word_embeddings=False,
+    ),
     "opt": dict(
         hidden_size=32,
         word_embed_proj_dim=32,

@@ -14,7 +14,7 @@ from otreg.model.configuration import SpeechLMConfig
 from otreg.model.encoders import run_encoder
 from otreg.model.frames import lengths_to_mask
 from otreg.model.outputs import EncoderStates, SpeechFeatures
-from otreg.model.towers import is_frozen
+from otreg.model.towers import embedding_rows, is_frozen
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -60,10 +60,11 @@ class SpeechLMPreTrainedModel(PreTrainedModel):
 
     def pad_embedding(self) -> Tensor:
         """Give the embedding of the pad token, (dim,): the anchor for "nothing said"."""
-        return self._embedding_table()[self.config.pad_token_id]
+        return self.embedding_table()[self.config.pad_token_id]
 
-    def _embedding_table(self) -> Tensor:
-        return self.language_model.get_input_embeddings().weight
+    def embedding_table(self) -> Tensor:
+        """Give the token embeddings as the language model receives them, (vocab, dim)."""
+        return embedding_rows(self.language_model.get_input_embeddings())
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode, but leave frozen parts in evaluation mode (no dropout in them)."""
@@ -148,7 +149,7 @@ class SpeechLMPreTrainedModel(PreTrainedModel):
             )
             features.drop_log_weight = log_weight[mask]
         features.pooler_output = snap_to_vocabulary(
-            speech[mask], self._embedding_table(), config.snap, config.snap_temperature
+            speech[mask], self.embedding_table(), config.snap, config.snap_temperature
         )
         return features
 

@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 
 _EPSILON = 1e-6
+# Hides a key in every dtype: the lowest float16. The lowest float32 is -inf in bfloat16, where a row
+# that sees nothing would become NaN.
+_HIDDEN = -65504.0
 
 
 def unit(x: Tensor) -> Tensor:
@@ -104,14 +107,13 @@ def soft_causal_mask(attention_mask: Tensor, log_weight: Tensor, dtype: torch.dt
         dtype: of the attention logits.
 
     Returns:
-        (batch, 1, tokens, tokens): log m_k where query q may see key k, else the dtype's minimum.
+        (batch, 1, tokens, tokens): log m_k where query q may see key k, -65504 elsewhere.
     """
     tokens = attention_mask.shape[1]
-    lowest = torch.finfo(dtype).min
     causal = torch.ones(tokens, tokens, dtype=torch.bool, device=attention_mask.device).tril()
     visible = causal & attention_mask.bool()[:, None, None, :]
-    weights = log_weight[:, None, None, :].clamp_min(lowest).to(dtype)
-    return torch.where(visible, weights, lowest)
+    weights = log_weight[:, None, None, :].clamp_min(_HIDDEN / 2)
+    return torch.where(visible, weights, _HIDDEN).to(dtype)
 
 
 def snap_to_vocabulary(

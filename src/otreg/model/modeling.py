@@ -46,7 +46,7 @@ class SpeechLMForConditionalGeneration(SpeechLMPreTrainedModel, GenerationMixin)
         # One object each: what changes a tower's configuration is then saved with the model.
         config.audio_config = self.audio_tower.config
         config.text_config = self.language_model.config
-        self.multi_modal_projector = build_adapter(config, self._embedding_table().shape[1])
+        self.multi_modal_projector = build_adapter(config, self.embedding_table().shape[1])
         self._takes_position_ids = _takes(self.language_model, "position_ids")
         self.post_init()
         # After post_init, which would start LoRA at random instead of at the identity.

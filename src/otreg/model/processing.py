@@ -89,7 +89,13 @@ class SpeechLMProcessor(ProcessorMixin):
 
     @classmethod
     def from_config(
-        cls, config: SpeechLMConfig, feature_extractor: Any, tokenizer: Any, **options: Any
+        cls,
+        config: SpeechLMConfig,
+        feature_extractor: Any,
+        tokenizer: Any,
+        *,
+        trust_remote_code: bool = False,
+        **options: Any,
     ) -> SpeechLMProcessor:
         """Build the processor of a model.
 
@@ -97,15 +103,20 @@ class SpeechLMProcessor(ProcessorMixin):
             config: ``model.config``: frame plan, stack and token ids are taken from it.
             feature_extractor: an object, or the Hub id or folder of the encoder.
             tokenizer: an object, or the Hub id or folder of the language model.
+            trust_remote_code: run code that comes with a checkpoint.
             options: prompt_template, separator, instruction.
 
         Returns:
             The processor.
         """
         if isinstance(feature_extractor, str | Path):
-            feature_extractor = AutoFeatureExtractor.from_pretrained(feature_extractor)
+            feature_extractor = AutoFeatureExtractor.from_pretrained(
+                feature_extractor, trust_remote_code=trust_remote_code
+            )
         if isinstance(tokenizer, str | Path):
-            tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+            tokenizer = AutoTokenizer.from_pretrained(
+                tokenizer, trust_remote_code=trust_remote_code
+            )
         return cls(
             feature_extractor,
             tokenizer,

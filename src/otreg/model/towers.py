@@ -101,7 +101,7 @@ def build_from_towers(
     if not isinstance(audio_tower, nn.Module):
         audio_tower = load_audio_tower(audio_tower, **loading)
     ids = _special_ids(ids, tokenizer, language_model)
-    table: torch.Tensor = language_model.get_input_embeddings().weight  # type: ignore[assignment]
+    table = embedding_rows(language_model.get_input_embeddings()).detach()
     options.setdefault("adapter_output_norm", median_norm(table))
     # An encoder that was trained at true lengths says so in its configuration (`otreg miniature`).
     options.setdefault("short_mel", bool(getattr(audio_tower.config, "short_mel", False)))
@@ -140,7 +140,7 @@ def _special_ids(
 ) -> dict[str, Any]:
     """Take each id from the caller, the tokenizer, the model's configuration, in that order."""
     sources = [tokenizer, language_model.config, getattr(language_model, "generation_config", None)]
-    found = {}
+    found: dict[str, Any] = {}
     for name, given in ids.items():
         candidates = [given, *(first_id(getattr(source, name, None)) for source in sources)]
         found[name] = next((value for value in candidates if value is not None), None)
@@ -148,14 +148,26 @@ def _special_ids(
         raise ValueError("the language model has no eos token; pass eos_token_id=")
     if found["pad_token_id"] is None:
         found["pad_token_id"] = found["eos_token_id"]
-    table: Any = language_model.get_input_embeddings()
-    rows = table.num_embeddings
-    if found["pad_token_id"] >= rows:
+    rows = len(embedding_rows(language_model.get_input_embeddings()))
+    if int(found["pad_token_id"]) >= rows:
         raise ValueError(
             f"pad_token_id {found['pad_token_id']} has no row among {rows} embeddings; pass the id "
             "of a token in the vocabulary as pad_token_id="
         )
     return found
+
+
+def embedding_rows(embedding: Any) -> torch.Tensor:
+    """Give the rows of an embedding module as it hands them out; Gemma's scales its weight.
+
+    Args:
+        embedding: a language model's input embedding.
+
+    Returns:
+        (vocab, dim), the weight itself where the module does not scale it.
+    """
+    scale = getattr(embedding, "embed_scale", None)
+    return embedding.weight if scale is None else embedding.weight * scale
 
 
 def median_norm(table: torch.Tensor) -> float:

@@ -1,0 +1,186 @@
+"""The processor: prompts, labels, padding, and its refusals."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_towers import CHAT_TEMPLATE, TEXTS, make_audio, make_tokenizer
+from transformers import Wav2Vec2FeatureExtractor
+
+from otreg.model import SpeechLMProcessor
+from otreg.model.prompts import chat_prompt, plain_prompt
+
+CLIPS = make_audio(0.9, 0.5)
+
+
+def _processor(tokenizer=None, **options):
+    options.setdefault("encoder_frame_plan", [(400, 320, 0)])
+    return SpeechLMProcessor(
+        Wav2Vec2FeatureExtractor(), tokenizer or make_tokenizer(), adapter_stack=2, **options
+    )
+
+
+def test_the_default_prompt_is_bos_audio_asr():
+    processor = _processor()
+    tokenizer = processor.tokenizer
+    example = processor.tokenize_example(3)
+    asr = tokenizer.convert_tokens_to_ids("<asr>")
+    audio = processor.audio_token_id
+    assert example["input_ids"] == [tokenizer.bos_token_id, audio, audio, audio, asr]
+    assert audio == len(tokenizer)
+    assert example["labels"] is None
+    assert example["text_ids"] is None
+
+
+def test_without_an_asr_token_a_line_break_separates():
+    tokenizer = make_tokenizer(asr=False)
+    prompt = _processor(tokenizer).prompt()
+    assert tokenizer.decode(prompt.after) == "\n"
+
+
+def test_labels_supervise_the_transcript_and_eos_alone():
+    processor = _processor()
+    example = processor.tokenize_example(4, TEXTS[0])
+    ids, labels, text_ids = example["input_ids"], example["labels"], example["text_ids"]
+    supervised = [i for i, label in zip(ids, labels, strict=True) if label != -100]
+    assert supervised == [*text_ids, processor.eos_token_id]
+    assert [label for label in labels if label != -100] == supervised
+    assert labels[: -len(supervised)] == [-100] * (len(labels) - len(supervised))
+    assert ids[-len(text_ids) - 1 : -1] == text_ids
+    assert processor.tokenizer.decode(text_ids) == TEXTS[0]
+
+
+def test_the_training_prompt_is_the_generation_prompt():
+    for tokenizer in (make_tokenizer(), make_tokenizer(chat=True)):
+        processor = _processor(tokenizer)
+        prompt = processor.tokenize_example(4)["input_ids"]
+        assert processor.tokenize_example(4, TEXTS[1])["input_ids"][: len(prompt)] == prompt
+
+
+def test_a_chat_template_is_used_where_the_tokenizer_has_one():
+    tokenizer = make_tokenizer(chat=True)
+    prompt = _processor(tokenizer).prompt()
+    assert tokenizer.decode(prompt.before) == "<s>user: "
+    assert tokenizer.decode(prompt.after) == "\nTranscribe the speech.</s><s>assistant: "
+
+
+def test_a_template_of_ones_own_overrides_the_chat_template():
+    tokenizer = make_tokenizer(chat=True)
+    prompt = _processor(tokenizer, prompt_template="{bos}{audio}go{sep}").prompt()
+    asr = tokenizer.convert_tokens_to_ids("<asr>")
+    assert prompt.before == [tokenizer.bos_token_id]
+    assert prompt.after == [*tokenizer("go", add_special_tokens=False)["input_ids"], asr]
+
+
+def test_language_and_instruction_enter_the_prompt():
+    tokenizer = make_tokenizer()
+    template = "{instruction} ({language}): {audio}{sep}"
+    prompt = plain_prompt(
+        tokenizer, template, separator="->", instruction="Write", language="Spanish"
+    )
+    assert tokenizer.decode(prompt.before) == "Write (Spanish): "
+    assert tokenizer.decode(prompt.after) == "->"
+    tokenizer.chat_template = CHAT_TEMPLATE
+    prompt = chat_prompt(tokenizer, instruction="Write {language}.", language="German")
+    assert "Write German." in tokenizer.decode(prompt.after)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{bos}{sep}", r"needs \{audio\} once"),
+        ("{audio}{audio}", r"needs \{audio\} once"),
+        ("{audio}{seperator}", r"unknown field \{seperator\}; the fields are \{bos\}"),
+    ],
+)
+def test_a_bad_template_is_refused(template, message):
+    with pytest.raises(ValueError, match=message.split(";")[0]):
+        _processor(prompt_template=template)
+
+
+def test_a_chat_template_that_hides_the_user_is_refused():
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "nothing"
+    with pytest.raises(ValueError, match=r"0 times, not once; set prompt_template"):
+        _processor(tokenizer).prompt()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_batch_is_padded_on_the_side_asked_for(side):
+    processor = _processor()
+    batch = processor(CLIPS, TEXTS[:2], padding_side=side)
+    lengths = [len(processor(CLIPS[i], TEXTS[i])["input_ids"][0]) for i in range(2)]
+    for i, length in enumerate(lengths):
+        alone = processor(CLIPS[i], TEXTS[i])
+        columns = slice(-length, None) if side == "left" else slice(0, length)
+        assert torch.equal(batch["input_ids"][i, columns], alone["input_ids"][0])
+        assert torch.equal(batch["labels"][i, columns], alone["labels"][0])
+        assert (
+            batch["attention_mask"][i].sum() == batch["attention_mask"][i, columns].sum() == length
+        )
+        samples = int(batch["input_features_mask"][i].sum())
+        assert samples == len(CLIPS[i])
+        assert not batch["input_features"][i, samples:].any()
+        tokens = batch["text_ids"][i][batch["text_mask"][i]]
+        assert torch.equal(tokens, alone["text_ids"][0])
+    assert (batch["labels"][~batch["attention_mask"].bool()] == -100).all()
+
+
+def test_prompts_are_padded_on_the_left_and_training_batches_on_the_right():
+    processor = _processor()
+    assert processor(CLIPS)["attention_mask"][1, 0] == 0
+    assert processor(CLIPS, TEXTS[:2])["attention_mask"][:, 0].all()
+    assert "labels" not in processor(CLIPS)
+
+
+def test_frames_are_counted_for_ints_and_tensors_alike():
+    processor = _processor()
+    lengths = [400, 719, 720, 16_000]
+    expected = [1, 1, 1, 25]
+    assert [processor.num_speech_frames(n) for n in lengths] == expected
+    assert processor.num_speech_frames(torch.tensor(lengths)).tolist() == expected
+    assert [processor.num_speech_frames_from_encoder(n) for n in (1, 2, 3)] == [1, 1, 2]
+
+
+def test_features_do_not_depend_on_the_batch():
+    processor = _processor()
+    batch = processor(CLIPS)
+    for i, clip in enumerate(CLIPS):
+        row = batch["input_features"][i][batch["input_features_mask"][i]]
+        assert np.array_equal(row.numpy(), processor.features(clip))
+
+
+def test_decoding_leaves_out_placeholders_and_special_tokens():
+    processor = _processor()
+    ids = processor.tokenize_example(3, TEXTS[2])["input_ids"]
+    assert processor.decode(ids) == TEXTS[2]
+    assert processor.decode(torch.tensor(ids)) == TEXTS[2]
+    assert processor.batch_decode([ids, ids]) == [TEXTS[2]] * 2
+    assert "<asr>" in processor.decode(ids, skip_special_tokens=False)
+
+
+def test_missing_special_tokens_fall_back_or_are_refused():
+    tokenizer = make_tokenizer()
+    tokenizer.pad_token = None
+    assert _processor(tokenizer).pad_token_id == tokenizer.eos_token_id
+    tokenizer.bos_token = None
+    assert _processor(tokenizer).prompt().before == []
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="no eos token"):
+        _processor(tokenizer)
+    assert _processor(tokenizer, eos_token_id=2).eos_token_id == 2
+
+
+def test_bad_input_is_refused():
+    processor = _processor()
+    with pytest.raises(ValueError, match="got 2 audio but 1 text"):
+        processor(CLIPS, TEXTS[:1])
+    with pytest.raises(ValueError, match="16000 Hz; got 8000"):
+        processor(CLIPS, sampling_rate=8000)
+    with pytest.raises(ValueError, match="return_tensors must be 'pt'"):
+        processor(CLIPS, return_tensors="np")
+    with pytest.raises(ValueError, match="transcript '' has no tokens"):
+        processor(CLIPS, ["", "a"])
+    with pytest.raises(ValueError, match="at least one speech frame; got 0"):
+        processor(np.zeros(100, dtype=np.float32) + 0.1)
+    with pytest.raises(ValueError, match="works at 8000 Hz"):
+        SpeechLMProcessor(Wav2Vec2FeatureExtractor(sampling_rate=8000), make_tokenizer())
