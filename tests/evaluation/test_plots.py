@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
-from synthetic import make_results
+from synthetic import WER, make_results
 
 from otreg.evaluation import plots
 
@@ -62,6 +62,15 @@ def test_wer_by_corpus_shows_every_arm_corpus_and_interval():
     low, high = lines[0].get_xdata()  # base at home: two languages, each 10 % in [4, 18]
     assert low == pytest.approx(10 - 6 / np.sqrt(2))
     assert high == pytest.approx(10 + 8 / np.sqrt(2))
+
+
+def test_a_long_arm_name_is_broken_into_lines():
+    name = "an-arm-whose-name-tells-every-option-that-it-was-trained-with"
+    wer = {"base": WER["base"], name: WER["otreg"]}
+    figure = plots.plot_ratio_by_arm(make_results(arms=("base", name), wer=wer))
+    (label,) = {t for t in texts(figure) if t.startswith("an-arm")}
+    assert max(map(len, label.split("\n"))) <= 15
+    assert label.endswith("…")
 
 
 def test_a_figure_without_its_data_is_none():

@@ -130,6 +130,19 @@ def test_examples_mark_what_differs_and_escape_what_was_decoded(tmp_path):
     assert "one two" in report(make_results(), tmp_path, examples=other).text
 
 
+def test_maps_are_drawn_for_one_utterance_of_each_domain(tmp_path):
+    results = make_results(arms=("base",))
+    (record,) = results["alignments"]
+    for corpus, name, seed in (("noise", "a", 0), ("rate", "b", 0), ("noise", "a", 1)):
+        results["alignments"].append(record | {"corpus": corpus, "id": name, "seed": seed})
+    text = report(results, tmp_path).text
+    assert text.count("base: transport plan") == 2
+    assert "home, home-en, seed 0" in text
+    assert "noise, a, seed 0" in text
+    text = report(results, tmp_path, alignments_per_domain=2).text
+    assert text.count("base: distances") == 3
+
+
 def test_figures_of_the_caller_are_added_with_their_caption(tmp_path):
     from otreg.evaluation.plots import plot_distances
 

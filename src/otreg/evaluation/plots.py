@@ -9,6 +9,7 @@ import base64
 import io
 import math
 import re
+import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -101,7 +102,7 @@ def plot_wer_by_corpus(results: Mapping[str, Any]) -> "Figure":
     styles = arm_styles(arms, summary.base_arm(results))
     pooled = summary.by_corpus(results)
     step = 0.8 / len(arms)
-    height = 0.8 + len(where) * max(0.42, 0.17 * len(arms))
+    height = 0.8 + len(where) * max(0.5, 0.17 * len(arms))
     figure, (axes,) = _figure(height)
     for row, corpus in enumerate(where):
         if row % 2 == 0:
@@ -119,12 +120,12 @@ def plot_wer_by_corpus(results: Mapping[str, Any]) -> "Figure":
                 axes.plot([low, high], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt")
             if len(values) > 1:
                 axes.scatter(values, [y] * len(values), s=5, color=colour, alpha=0.6, linewidth=0)
-            label = arm if row == 0 else None
+            label = _wrapped(arm, 24) if row == 0 else None
             axes.scatter(
                 [float(np.mean(values))], [y], s=26, color=colour, marker=marker, label=label
             )
-    labels = [f"{corpus}\n({domain} of domain)" for corpus, domain in where.items()]
-    labels = [label.replace("(in of domain)", "(in domain)") for label in labels]
+    kinds = {"in": "(in domain)", "out": "(out of domain)"}
+    labels = [f"{_wrapped(corpus)}\n{kinds[domain]}" for corpus, domain in where.items()]
     axes.set_yticks(range(len(where)), labels=labels, parse_math=False)
     axes.set_ylim(len(where) - 0.5, -0.5)
     axes.set_xlim(left=0)
@@ -147,9 +148,10 @@ def plot_ratio_by_arm(results: Mapping[str, Any]) -> "Figure | None":
     axes.axvline(1.0, color=styles[base][0], linewidth=1.2)
     for row, entry in enumerate(found):
         _marks(axes, row, entry.ratio_in, entry.ratio_out, styles[entry.arm])
-    axes.set_yticks(range(len(found)), labels=[e.arm for e in found], parse_math=False)
+    axes.set_yticks(range(len(found)), labels=[_wrapped(e.arm) for e in found], parse_math=False)
     axes.set_ylim(len(found) - 0.5, -0.5)
-    axes.set_xlabel(f"macro WER / that of {base}, same seed  (less is better)", color=INK)
+    text = f"macro WER / that of {base}, same seed (less is better)"
+    axes.set_xlabel(_wrapped(text, 48), color=INK)
     axes.xaxis.label.set_parse_math(False)
     return figure
 
@@ -183,7 +185,7 @@ def plot_gap_measures(
         arrow = {"higher": " ↑", "lower": " ↓", "none": ""}[measure.better]
         axes.set_title(measure.title.replace(", ", ",\n", 1) + arrow, fontsize=8.5, color=INK)
         axes.set_ylim(len(arms) - 0.5, -0.5)
-        labels = [entry.arm for entry in found] if index % 2 == 0 else []
+        labels = [_wrapped(entry.arm) for entry in found] if index % 2 == 0 else []
         axes.set_yticks(range(len(arms)) if labels else [], labels=labels, parse_math=False)
         if measure.better == "higher":
             axes.set_xlim(min(0.0, axes.get_xlim()[0]), 1.02)
@@ -222,7 +224,7 @@ def plot_training_curves(
         steps = sorted(at)
         colour = styles.get(arm, _BASE_STYLE)[0]
         mean = [float(np.mean(at[step])) for step in steps]
-        axes.plot(steps, mean, color=colour, linewidth=1.4, label=arm)
+        axes.plot(steps, mean, color=colour, linewidth=1.4, label=_wrapped(arm, 24))
         low, high = ([float(end(at[step])) for step in steps] for end in (np.min, np.max))
         axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
     axes.set_xlabel(f"optimiser step of {stage}", color=INK, parse_math=False)
@@ -314,6 +316,11 @@ def _marks(
             seeds = list(spread.by_seed.values())
             axes.scatter(seeds, [y] * len(seeds), s=6, color=colour, linewidth=0)
         axes.scatter([spread.mean], [y], s=26, marker=marker, facecolor=face, edgecolor=colour)
+
+
+def _wrapped(label: str, width: int = 15) -> str:
+    """A label in lines of at most width characters, three lines at most."""
+    return "\n".join(textwrap.wrap(label, width, max_lines=3, placeholder=" …"))
 
 
 def _legend(figure: "Figure", axes: "Axes") -> None:

@@ -15,6 +15,7 @@ from otreg.evaluation.diff import align_words
 from otreg.evaluation.measures import MEASURES
 from otreg.evaluation.results import check_results
 from otreg.evaluation.summary import Spread
+from otreg.evaluation.wer import is_character_language
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,6 +43,7 @@ def write_report(
     figures: "Mapping[str, Figure] | None" = None,
     examples: Sequence[Mapping[str, Any]] | None = None,
     examples_per_corpus: int = 2,
+    alignments_per_domain: int = 1,
 ) -> Path:
     """Render results into one HTML file.
 
@@ -54,6 +56,7 @@ def write_report(
         figures: further figures by caption, beside those drawn from the results.
         examples: transcripts to show instead of results["transcripts"], in the same form.
         examples_per_corpus: utterances shown of each corpus.
+        alignments_per_domain: utterances in and out of domain whose maps are drawn, the first ones.
 
     Returns:
         The path written.
@@ -75,7 +78,7 @@ def write_report(
         **_context(results),
         figures=_figures(results, figures or {}),
         curves=_curves(results),
-        alignments=_alignments(results),
+        alignments=_alignments(results, alignments_per_domain),
         examples=_examples(results, shown, examples_per_corpus),
     )
     out = Path(out)
@@ -276,14 +279,21 @@ def _curves(results: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def _alignments(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Per utterance, every arm's transport plan and distances."""
-    groups: dict[tuple[str, str, int], dict[str, Any]] = {}
-    for index, record in enumerate(results.get("alignments") or []):
-        key = (record["corpus"], record["id"], record["seed"])
+def _alignments(results: Mapping[str, Any], per_domain: int) -> list[dict[str, Any]]:
+    """Every arm's transport plan and distances for a few utterances of the smallest seed."""
+    where = summary.corpora(results)
+    records = results.get("alignments") or []
+    seed = min((record["seed"] for record in records), default=0)
+    groups: dict[tuple[str, str], dict[str, Any]] = {}
+    for index, record in enumerate(records):
+        key = (record["corpus"], record["id"])
+        domain = where.get(record["corpus"], "out")
+        shown = sum(group["domain"] == domain for group in groups.values())
+        if record["seed"] != seed or (key not in groups and shown >= per_domain):
+            continue
         group = groups.setdefault(key, {"text": record.get("text", ""), "panels": []})
+        group |= {"corpus": record["corpus"], "id": record["id"], "seed": seed, "domain": domain}
         group["objective"] = record.get("objective", "")
-        group |= {"corpus": record["corpus"], "id": record["id"], "seed": record["seed"]}
         panel = {"arm": record["arm"], "maps": []}
         for draw, values, labels, name in (
             (plots.plot_transport_plan, "plan", "targets", "transport plan"),
@@ -318,6 +328,7 @@ def _examples(
                 "id": first["id"],
                 "seed": first["seed"],
                 "reference": first["reference"],
+                "joiner": "" if is_character_language(language) else " ",
                 "arms": [
                     {
                         "arm": record["arm"],
