@@ -32,9 +32,7 @@ def test_gradient_of_the_value_is_the_plan(
     for i, j in ((0, 0), (4, 2), (2, 1)):  # finite differences
         bump = torch.zeros_like(cost)
         bump[:, i, j] = step
-        up, down = (
-            sinkhorn(cost.detach() + s * bump, a, b, **options).value for s in (1.0, -1.0)
-        )
+        up, down = (sinkhorn(cost.detach() + s * bump, a, b, **options).value for s in (1.0, -1.0))
         slope = (up - down) / (2 * step)
         torch.testing.assert_close(slope, result.plan[:, i, j].detach(), atol=1e-9, rtol=1e-6)
 
@@ -58,9 +56,7 @@ def test_implicit_and_unrolled_gradients_agree(n: int, m: int) -> None:
     weight = torch.randn_like(cost)
     gradients = []
     for mode in ("implicit", "unrolled"):
-        plan = sinkhorn(
-            cost, a, b, epsilon=0.05, tol=1e-12, max_iter=20_000, gradient=mode
-        ).plan
+        plan = sinkhorn(cost, a, b, epsilon=0.05, tol=1e-12, max_iter=20_000, gradient=mode).plan
         gradients.append(torch.autograd.grad((plan * weight).sum(), cost)[0])
     torch.testing.assert_close(*gradients, atol=1e-7, rtol=1e-5)
 

@@ -88,8 +88,12 @@ class CTC(nn.Module):
                 num_tokens,
                 blank=blank,
                 reduction="none",
+                zero_infinity=True,  # an infinite loss would make the gradient NaN
             )
-        infeasible = torch.isinf(losses)
+        # Each token takes a frame, and equal neighbours a blank between them.
+        repeats = (tokens_first[:, 1:] == tokens_first[:, :-1]).cumsum(1)
+        repeats = F.pad(repeats, (1, 0)).gather(1, num_tokens.unsqueeze(1) - 1)
+        infeasible = num_tokens + repeats.squeeze(1) > num_frames
         if bool(infeasible.any()):
             logger.warning(
                 "CTC: %d of %d transcripts have more tokens than their frames can spell; their "
@@ -97,7 +101,7 @@ class CTC(nn.Module):
                 int(infeasible.sum()),
                 len(losses),
             )
-        loss = torch.where(infeasible, 0.0, losses) / num_tokens
+        loss = losses / num_tokens
         terms = {"ctc": loss.detach(), "infeasible": infeasible.to(loss.dtype)}
         return AlignmentOutput(loss, terms=terms)
 

@@ -127,13 +127,28 @@ class OTReg:
         for name in ("epsilon", "tol", "temperature", "position_width"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if self.max_iter < 1:
+            raise ValueError(f"max_iter must be at least 1, got {self.max_iter}")
+        if self.rho_target is not None and not (
+            math.isfinite(self.rho_target) and self.rho_target >= 0
+        ):
+            raise ValueError(
+                f"rho_target must be >= 0 and finite, got {self.rho_target}; pass None for target "
+                "masses that hold exactly"
+            )
         for name in ("sparsity_weight", "position_prior"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}; 0 turns it off")
-        if self.sparsity_weight > 0 and self.plan_gradient == "stop":
+        through = self.plan_gradient != "stop"
+        if self.sparsity_weight > 0 and not through:
             raise ValueError(
                 "sparsity_weight > 0 needs plan_gradient 'unrolled' or 'implicit', got 'stop': "
                 "the sparsity of a detached plan has no gradient"
+            )
+        if self.loss == "entropic" and through and self.sparsity_weight == 0:
+            raise ValueError(
+                f"plan_gradient must be 'stop' with loss='entropic', got {self.plan_gradient!r}: "
+                "that is its exact gradient already (only a sparsity term needs more)"
             )
         if self.pad_mass is not None:
             if not self.pad_anchor:
@@ -214,7 +229,7 @@ class OTReg:
             nearest = cost.masked_fill(~targets.mask.unsqueeze(1), math.inf).argmin(2)
             is_pad = targets.anchor.gather(1, nearest) & frame_mask
             num_cells = frame_mask.sum(1, keepdim=True) + targets.mask.sum(1, keepdim=True)
-            anchor_mass = (is_pad.sum(1, keepdim=True) + 1) / num_cells
+            anchor_mass = (is_pad.sum(1, keepdim=True) + 1).to(cost.dtype) / num_cells
         else:
             anchor_mass = torch.full_like(mass[:, :1], self.pad_mass)
         tokens = torch.where(targets.anchor, 0.0, weight)

@@ -9,9 +9,9 @@ from otreg._shapes import Float
 _NORM_EPS = 1e-6
 
 
-def _unit(x: Tensor) -> Tensor:
+def _unit(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Scale rows to unit norm; smooth at zero, unlike a division by ``max(norm, tiny)``."""
-    x = x if x.dtype == torch.float64 else x.float()
+    x = x.to(dtype)
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + _NORM_EPS)
 
 
@@ -22,16 +22,17 @@ def cosine_similarity(
 
     Args:
         x: (…, n, dim) vectors, any floating dtype.
-        y: (…, m, dim) vectors; leading axes broadcast.
+        y: (…, m, dim) vectors, any floating dtype; leading axes broadcast.
 
     Returns:
-        (…, n, m) in float32 whatever the autocast (float64 stays float64).
+        (…, n, m) in float32 whatever the autocast; float64 where either input is.
 
     Source: the 1e-6 under the root bounds the gradient of a zero vector by 1e3, where
         ``torch.nn.functional.normalize`` divides by its eps of 1e-12.
     """
     with torch.autocast(device_type=x.device.type, enabled=False):
-        return _unit(x) @ _unit(y).transpose(-1, -2)
+        dtype = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
+        return _unit(x, dtype) @ _unit(y, dtype).transpose(-1, -2)
 
 
 def cosine_cost(
@@ -41,10 +42,10 @@ def cosine_cost(
 
     Args:
         x: (…, n, dim) vectors, any floating dtype.
-        y: (…, m, dim) vectors.
+        y: (…, m, dim) vectors, any floating dtype.
 
     Returns:
-        (…, n, m) in float32 whatever the autocast (float64 stays float64).
+        (…, n, m) in float32 whatever the autocast; float64 where either input is.
 
     Source: OTReg (arXiv 2508.08131), the cost of its transport problem.
     """
