@@ -9,7 +9,7 @@ import pytest
 # Before anything imports the package: the hook rewrites these modules as they are loaded.
 jaxtyping.install_import_hook(["otreg.transport", "otreg.alignment"], "shape_checks.check")
 
-import torch
+import torch  # noqa: E402
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 

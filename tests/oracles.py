@@ -59,7 +59,9 @@ def primal_value(
 
     def kl(p: np.ndarray, q: np.ndarray) -> float:
         p, q = p.ravel(), q.ravel()
-        return float(sum(x * math.log(x / y) - x + y if x > 0 else y for x, y in zip(p, q)))
+        return float(
+            sum(x * math.log(x / y) - x + y if x > 0 else y for x, y in zip(p, q, strict=True))
+        )
 
     value = float((plan * cost).sum()) + epsilon * kl(plan, np.outer(a, b))
     return value + rho_a * kl(plan.sum(1), a) + rho_b * kl(plan.sum(0), b)

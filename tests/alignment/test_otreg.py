@@ -4,9 +4,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from oracles import cosine, primal_value, sinkhorn_loop, unique_loop
 from torch import Tensor
 
+from oracles import cosine, primal_value, sinkhorn_loop, unique_loop
 from otreg import OTReg, SpeechTextPair
 from otreg.transport import sinkhorn
 

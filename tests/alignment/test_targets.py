@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from oracles import unique_loop
 from torch import Tensor
 
+from oracles import unique_loop
 from otreg.alignment.targets import position_cost, unique_targets
 
 

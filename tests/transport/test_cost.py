@@ -1,7 +1,7 @@
 import numpy as np
 import torch
-from oracles import cosine
 
+from oracles import cosine
 from otreg.transport import cosine_cost, cosine_similarity
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import ot
 import pytest
 import torch
-from oracles import mass_1x1, permutation_problem, plan_2x2, primal_value, sinkhorn_loop
 from torch import Tensor
 
+from oracles import mass_1x1, permutation_problem, plan_2x2, primal_value, sinkhorn_loop
 from otreg import sinkhorn
 from otreg.transport import cosine_cost
 
