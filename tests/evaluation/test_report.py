@@ -9,6 +9,7 @@ from synthetic import WER, make_results
 from otreg.evaluation.diff import align_words
 from otreg.evaluation.measures import MEASURES
 from otreg.evaluation.report import write_report
+from otreg.evaluation.results import merge_results
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 
@@ -141,6 +142,17 @@ def test_maps_are_drawn_for_one_utterance_of_each_domain(tmp_path):
     assert "noise, a, seed 0" in text
     text = report(results, tmp_path, alignments_per_domain=2).text
     assert text.count("base: distances") == 3
+
+
+def test_facts_of_all_runs_and_of_single_runs_are_both_shown(tmp_path):
+    one, two = make_results(arms=("base",)), make_results(arms=("otreg",))
+    two["config"] = {"seed": 77}
+    merged = merge_results([one, two, {"seconds": {"towers trained": 12.5}}])
+    text = report(merged, tmp_path).text
+    assert "towers trained12.5" in text
+    assert "seed: 77" in text
+    assert text.count("otreg demo --seeds 2") == 1  # the same for both, so said once
+    assert "otreg · seed 0 · seed 1" in text
 
 
 def test_figures_of_the_caller_are_added_with_their_caption(tmp_path):

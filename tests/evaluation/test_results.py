@@ -91,6 +91,18 @@ def test_merging_joins_records_and_keeps_each_runs_facts():
     assert merge_results([merged, one]) == merged
 
 
+def test_a_part_without_rows_tells_facts_about_all():
+    one, two = make_results(arms=("base",)), make_results(arms=("otreg",))
+    two["config"] = {"seed": 7}
+    merged = merge_results([one, two, environment(), {"config": {"all": 1}, "seconds": {"a": 2}}])
+    assert merged["config"] == {"all": 1}
+    assert merged["machine"] == environment()["machine"]
+    assert [run["config"] for run in merged["runs"]] == [one["config"], two["config"]]
+    assert len(merged["rows"]) == len(one["rows"]) + len(two["rows"])
+    with pytest.raises(ValueError, match="at least one results object"):
+        merge_results([environment()])
+
+
 def test_merging_refuses_what_cannot_be_compared():
     one = make_results(arms=("base",))
     with pytest.raises(ValueError, match="one normaliser"):

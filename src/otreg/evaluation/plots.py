@@ -13,7 +13,8 @@ import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -260,13 +261,16 @@ def figure_to_svg(figure: "Figure", key: str) -> str:
     return svg.replace(INK, "currentColor").replace(FAINT, "var(--faint)").strip()
 
 
+def save_png(figure: "Figure", path: str | Path | IO[bytes], *, dpi: int = 160) -> None:
+    """Write the figure as a PNG on white."""
+    with _quiet_glyphs():
+        figure.savefig(path, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+
+
 def figure_to_png_base64(figure: "Figure", *, dpi: int = 160) -> str:
     """The figure as a data URI of a PNG on white, for viewers without SVG."""
     buffer = io.BytesIO()
-    with _quiet_glyphs():
-        figure.savefig(
-            buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None}
-        )
+    save_png(figure, buffer, dpi=dpi)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

@@ -13,7 +13,7 @@ from otreg.evaluation import plots, summary
 from otreg.evaluation._format import FILTERS
 from otreg.evaluation.diff import align_words
 from otreg.evaluation.measures import MEASURES
-from otreg.evaluation.results import check_results
+from otreg.evaluation.results import RUN_FACTS, check_results
 from otreg.evaluation.summary import Spread
 from otreg.evaluation.wer import is_character_language
 
@@ -33,6 +33,8 @@ KEY_MEASURES = (
 """The gap measures that are drawn; the table shows all."""
 
 _NOT_TERMS = {"arm", "seed", "stage", "step", "epoch", "learning_rate", "grad_norm"}
+_NOT_TERMS |= {"train_loss", "train_runtime", "total_flos"}
+_NOT_TERMS |= {"train_samples_per_second", "train_steps_per_second"}
 
 
 def write_report(
@@ -111,7 +113,7 @@ def _context(results: Mapping[str, Any]) -> dict[str, Any]:
         "sizes": _sizes(results, where),
         "measures": _measure_rows(summaries),
         "facts": results,
-        "runs": [_run(run) for run in results.get("runs") or [results]],
+        "runs": [_run(run) for run in _runs(results)],
         "normaliser": _normaliser(results.get("normaliser")),
     }
 
@@ -341,6 +343,17 @@ def _examples(
     return shown
 
 
+def _runs(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What is known of all runs together, then what is known of single ones alone."""
+    shared = {name: results[name] for name in RUN_FACTS if name in results}
+    single: list[Mapping[str, Any]] = [
+        {name: value for name, value in run.items() if shared.get(name) != value}
+        for run in results.get("runs") or []
+    ]
+    known = [run for run in single if set(run) & set(RUN_FACTS)]
+    return [shared, *known] if shared else known
+
+
 def _run(run: Mapping[str, Any]) -> dict[str, Any]:
     """The facts of one run as text."""
     import yaml
@@ -350,12 +363,15 @@ def _run(run: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": " · ".join(
             [*run.get("arms", []), *(f"seed {seed}" for seed in run.get("seeds", []))]
-        ),
+        )
+        if "arms" in run
+        else "",
         "config": yaml.safe_dump(config, allow_unicode=True, sort_keys=False) if config else "",
         "command": command if isinstance(command, str) else "\n".join(command),
         "versions": run.get("versions") or {},
         "machine": run.get("machine") or {},
         "created": run.get("created", ""),
+        "seconds": run.get("seconds") or {},
     }
 
 

@@ -9,7 +9,8 @@ key; docs/evaluation.md describes every field:
     alignments   arm, seed, corpus, id       -> transport plan and distances of one utterance
     curves       arm, seed, stage, step      -> logged values of the training
 
-and facts about the run: base_arm, config, versions, machine, normaliser, command, created.
+and facts about the run: base_arm, arm_descriptions, normaliser, config, versions, machine, command,
+created, seconds.
 """
 
 import importlib.metadata
@@ -31,7 +32,8 @@ LISTS: dict[str, tuple[str, ...]] = {
 """Each list of records and the fields that make up a record's key."""
 
 _ROW_FIELDS = ("domain", "num_utterances", "num_words", "wer", "cer")
-_RUN_FACTS = ("config", "versions", "machine", "command", "created")
+RUN_FACTS = ("config", "versions", "machine", "command", "created", "seconds")
+"""Facts that may differ from run to run."""
 _PACKAGES = ("otreg", "torch", "transformers", "peft", "tokenizers", "jiwer", "numpy", "soundfile")
 
 
@@ -84,13 +86,16 @@ def read_results(path: str | Path) -> dict[str, Any]:
 def merge_results(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One results object from those of several runs, for instance one per arm and seed.
 
-    Lists are joined. Facts on which all parts agree stay; config, versions, machine, command and
-    created are also kept per run under "runs" when they differ.
+    Lists are joined. Facts on which all parts agree stay; config, versions, machine, command,
+    created and seconds are kept per run under "runs" when they differ. A part without rows tells
+    facts about all the others together, such as the command that made them.
 
     Raises:
         ValueError: no parts; parts scored with different normalisers, whose error rates cannot be
             compared; or one key with two different records.
     """
+    shared = [part for part in parts if "rows" not in part]
+    parts = [part for part in parts if "rows" in part]
     if not parts:
         raise ValueError("expected at least one results object to merge, received none")
     merged: dict[str, Any] = {}
@@ -100,10 +105,12 @@ def merge_results(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             continue
         if name in LISTS:
             merged[name] = _join(name, values)
-        elif name in _RUN_FACTS and len(values) < len(parts):
+        elif name in RUN_FACTS and len(values) < len(parts):
             continue  # not a fact of all runs; it stays with those that have it
         elif all(value == values[0] for value in values):
             merged[name] = values[0]
+        elif name == "arm_descriptions":
+            merged[name] = {arm: text for value in values for arm, text in value.items()}
         elif name in ("normaliser", "base_arm"):
             shown = ", ".join(str(value) for value in values)
             raise ValueError(f"expected one {name} in all results to merge, received {shown}")
@@ -111,9 +118,11 @@ def merge_results(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     distinct = [run for index, run in enumerate(runs) if run not in runs[:index]]
     if any(
         [run.get(fact) for run in distinct] != [distinct[0].get(fact)] * len(distinct)
-        for fact in _RUN_FACTS
+        for fact in RUN_FACTS
     ):
         merged["runs"] = distinct
+    for facts in shared:
+        merged |= facts
     check_results(merged)
     return merged
 
@@ -189,7 +198,7 @@ def _processor_name() -> str:
 
 def _facts(results: Mapping[str, Any]) -> dict[str, Any]:
     """The facts of one run, with the arms and seeds they belong to."""
-    facts = {name: results[name] for name in _RUN_FACTS if name in results}
+    facts = {name: results[name] for name in RUN_FACTS if name in results}
     return {
         "arms": list(dict.fromkeys(row["arm"] for row in results["rows"])),
         "seeds": sorted({row["seed"] for row in results["rows"]}),
