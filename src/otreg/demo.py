@@ -23,7 +23,7 @@ from typing import Any
 from otreg.data.demo_corpora import IN_DOMAIN, CorporaSettings, DemoCorpora, build_demo_corpora
 from otreg.miniature import MiniatureSettings, build_miniature, one_thread
 from otreg.training._loading import ConfigError, apply_overrides, nearest, parse_yaml
-from otreg.training.config import RunConfig, config_from_dict, config_to_dict
+from otreg.training.config import RunConfig, config_from_dict, config_to_dict, load_config
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def run_demo(
     """Run the demo and write `out`/results.json and `out`/report.html.
 
     Args:
-        out: folder for everything; corpora and towers in it are used again.
+        out: folder for everything; what an earlier call finished in it is used again.
         seeds: how many seeds, from 0.
         arms: which of the recipe's arms; None = all. The arm "base" is always among them.
         recipe: what to do; None = demo.yaml.
@@ -283,9 +283,11 @@ def _evaluation(corpora: DemoCorpora, split: str) -> dict[str, Path]:
 
 
 def _train(config: RunConfig, folder: Path) -> None:
+    """Train, unless the folder holds the finished run of this very configuration."""
     from otreg.training.stages import train
 
-    if (folder / "model").is_dir():
+    saved = folder / "config.yaml"
+    if (folder / "model").is_dir() and saved.is_file() and load_config(saved) == config:
         return
     shutil.rmtree(folder, ignore_errors=True)
     train(config, folder, quiet=True)
@@ -297,10 +299,13 @@ def _train_and_evaluate(
     from otreg.data.dataset import SpeechTextDataset
     from otreg.data.encoder_cache import build_encoder_cache
     from otreg.evaluation.evaluate import evaluate_model
+    from otreg.evaluation.results import read_results, write_results
     from otreg.training.models import load_model
 
-    shutil.rmtree(folder, ignore_errors=True)
     _train(config, folder)
+    results = folder / f"results-{split}.json"
+    if results.is_file():
+        return read_results(results)
     model, processor = load_model(str(folder))
     caches = {
         name: build_encoder_cache(
@@ -308,7 +313,7 @@ def _train_and_evaluate(
         )
         for name, manifest in corpora.evaluation.items()
     }
-    return evaluate_model(
+    part = evaluate_model(
         model,
         processor,
         corpora.evaluation,
@@ -319,3 +324,5 @@ def _train_and_evaluate(
         max_new_tokens=80,
         encoder_cache=caches,
     )
+    write_results(part, results)
+    return part
