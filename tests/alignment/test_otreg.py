@@ -401,5 +401,5 @@ def test_what_the_pair_lacks_is_named() -> None:
     with pytest.raises(ValueError, match="token_ids are needed to find the transcript"):
         OTReg()(dataclasses.replace(pair, token_ids=None))
     unpadded = dataclasses.replace(pair, pad_embedding=pair.embedding_table[4])
-    with pytest.raises(ValueError, match="same embedding as the pad row.*of its own"):
+    with pytest.raises(ValueError, match=r"same embedding as the pad row.*of its own"):
         OTReg(pad_anchor=True)(unpadded)

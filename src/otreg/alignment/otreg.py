@@ -231,7 +231,7 @@ class OTReg:
             num_cells = frame_mask.sum(1, keepdim=True) + targets.mask.sum(1, keepdim=True)
             anchor_mass = (is_pad.sum(1, keepdim=True) + 1).to(cost.dtype) / num_cells
         else:
-            anchor_mass = torch.full_like(mass[:, :1], self.pad_mass)
+            anchor_mass = torch.full_like(mass[:, :1], float(self.pad_mass))
         tokens = torch.where(targets.anchor, 0.0, weight)
         tokens = tokens / tokens.sum(1, keepdim=True)
         with_anchor = torch.where(targets.anchor, anchor_mass, tokens * (1 - anchor_mass))
