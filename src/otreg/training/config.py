@@ -104,7 +104,7 @@ class ModelConfig:
         lora: low-rank updates of the language model.
         snap, snap_temperature, merge_threshold, drop_threshold, drop_temperature: compression and
             snap from the first stage on; a stage's own `model` changes them from that stage on.
-        dtype: of the towers' weights, such as `bfloat16`.
+        dtype: of the towers' weights, such as `bfloat16`; adapter and LoRA train in float32.
     """
 
     init: str | None = None

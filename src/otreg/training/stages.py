@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from otreg.data import SpeechTextCollator, SpeechTextDataset
 from otreg.data.encoder_cache import EncoderCache, build_encoder_cache
 from otreg.model import set_trainable
+from otreg.model.lora import lora_parameters
 from otreg.training._loading import ConfigError
 from otreg.training.batches import EqualEpochs
 from otreg.training.callbacks import JsonLog, ProgressBar
@@ -87,6 +88,7 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, quiet: bo
                     trainer.evaluate()
         checkpoint = None
     model.merge_lora()
+    model.multi_modal_projector.to(model.get_input_embeddings().weight.dtype)
     model.eval()
     with _no_loading_bars():
         return folder.save_model(model, processor)
@@ -154,7 +156,17 @@ def _enter_stage(config: RunConfig, stage: StageConfig, model: Any) -> None:
     set_compression(model, stage.model)
     groups = ["multi_modal_projector" if group == "adapter" else group for group in stage.train]
     count = set_trainable(model, groups)
+    _keep_in_float32(model, stage)
     logger.info("stage %s trains %s: %d parameters", stage.name, ", ".join(stage.train), count)
+
+
+def _keep_in_float32(model: Any, stage: StageConfig) -> None:
+    """Train adapter and LoRA in float32: updates are lost in the rounding of bfloat16 weights."""
+    if "adapter" in stage.train:
+        model.multi_modal_projector.float()
+    if "lora" in stage.train:
+        for parameter in lora_parameters(model.language_model):
+            parameter.data = parameter.data.float()
 
 
 @contextlib.contextmanager
