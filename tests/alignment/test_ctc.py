@@ -122,6 +122,15 @@ def test_a_transcript_that_cannot_fit_is_reported(caplog: pytest.LogCaptureFixtu
     assert bool(torch.isfinite(pair.speech.grad).all())
 
 
+def test_the_warning_about_transcripts_that_cannot_fit_comes_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ctc = CTC()
+    for _ in range(2):
+        ctc(make_pair(((6, 3), (2, 3))))
+    assert len(caplog.records) == 1
+
+
 def test_only_a_head_of_its_own_has_parameters() -> None:
     assert not list(CTC().parameters())
     ctc = CTC(tied=False, dim=DIM, vocab_size=VOCAB)

@@ -325,6 +325,7 @@ def test_an_unconverged_plan_is_reported(caplog: pytest.LogCaptureFixture) -> No
     out = OTReg(epsilon=0.002, tol=1e-8, max_iter=1)(make_pair())
     assert not bool(out.converged.all())
     assert "did not reach a marginal error" in caplog.text
+    assert torch.equal(out.terms["unconverged"] == 1, ~out.converged)
 
 
 def test_sparsity_runs_from_one_target_per_frame_to_none_chosen() -> None:

@@ -63,6 +63,7 @@ class CTC(nn.Module):
             )
         self.tied = tied
         self.temperature = temperature
+        self._has_warned = False
         self.head: nn.Linear | None = None
         if dim is not None and vocab_size is not None:
             self.head = nn.Linear(dim, vocab_size + 1)
@@ -94,10 +95,11 @@ class CTC(nn.Module):
         repeats = (tokens_first[:, 1:] == tokens_first[:, :-1]).cumsum(1)
         repeats = F.pad(repeats, (1, 0)).gather(1, num_tokens.unsqueeze(1) - 1)
         infeasible = num_tokens + repeats.squeeze(1) > num_frames
-        if bool(infeasible.any()):
+        if bool(infeasible.any()) and not self._has_warned:
+            self._has_warned = True
             logger.warning(
                 "CTC: %d of %d transcripts have more tokens than their frames can spell; their "
-                "loss is 0",
+                "loss is 0 (said once; the term 'infeasible' counts them all)",
                 int(infeasible.sum()),
                 len(losses),
             )

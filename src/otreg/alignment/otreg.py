@@ -63,7 +63,8 @@ class OTReg:
     Returns:
         Calling it on a SpeechTextPair gives an AlignmentOutput: loss (batch,), plan (batch, frames,
         targets), terms named after the losses ("cost" always, "sparsity", "vocabulary" or
-        "entropic" where used), targets, converged.
+        "entropic" where used) and "unconverged" (1 where the solver stopped short), targets,
+        converged.
 
     Raises:
         ValueError: on options out of range or in conflict, and when the pair lacks what they need.
@@ -210,6 +211,7 @@ class OTReg:
             terms["sparsity"] = sparsity(plan, frame_mask, targets.mask)
             if self.sparsity_weight > 0:
                 loss = loss + self.sparsity_weight * terms["sparsity"]
+        terms["unconverged"] = (~result.converged).to(cost.dtype)
         terms = {name: term.detach() for name, term in terms.items()}
         return AlignmentOutput(loss, plan, terms, targets, result.converged)
 
