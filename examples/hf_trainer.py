@@ -27,7 +27,7 @@ from transformers import (
 
 from otreg import OTReg, SpeechTextPair
 
-NUM_MELS, DIM, VOCAB, PAD, EOS = 16, 32, 40, 0, 1
+NUM_MELS, DIM, VOCAB, PAD, BEGIN, EOS = 16, 32, 40, 0, 1, 2
 
 
 class SpeechLM(nn.Module):
@@ -55,13 +55,15 @@ class SpeechLM(nn.Module):
     def forward(self, speech, speech_mask, text_ids, text_mask, labels, num_items_in_batch=None):
         embed = self.language_model.get_input_embeddings()
         speech_embeds = self.adapter(speech)  # (batch, frames, dim)
-        target_ids = labels.clamp_min(0)  # (batch, tokens + eos)
-        mask = torch.cat([speech_mask, labels >= 0], dim=1)
+        begin = torch.full((len(labels), 1), BEGIN)  # between speech, padded, and transcript
+        ids = torch.cat([begin, labels.clamp_min(0)], dim=1)  # (batch, 1 + tokens + 1)
+        ignored = torch.full((len(labels), speech.shape[1] + 1), -100)
+        mask = torch.cat([speech_mask, begin >= 0, labels >= 0], dim=1)
         output = self.language_model(
-            inputs_embeds=torch.cat([speech_embeds, embed(target_ids)], dim=1),
+            inputs_embeds=torch.cat([speech_embeds, embed(ids)], dim=1),
             attention_mask=mask.long(),
-            position_ids=(mask.long().cumsum(1) - 1).clamp_min(0),  # padding stands in between
-            labels=torch.cat([torch.full(speech_mask.shape, -100), labels], dim=1),
+            position_ids=(mask.long().cumsum(1) - 1).clamp_min(0),
+            labels=torch.cat([ignored, labels], dim=1),
             num_items_in_batch=num_items_in_batch,
         )
         return {"loss": output.loss, "speech_embeds": speech_embeds}
@@ -107,7 +109,7 @@ def make_data(num_utterances=64):
     sound = torch.randn(VOCAB, NUM_MELS)
     data = []
     for _ in range(num_utterances):
-        text = torch.randint(2, VOCAB, (int(torch.randint(2, 6, ())),))
+        text = torch.randint(3, VOCAB, (int(torch.randint(2, 6, ())),))
         frames = sound[text].repeat_interleave(torch.randint(2, 5, text.shape), dim=0)
         data.append({"speech": frames + 0.3 * torch.randn_like(frames), "text": text})
     return data
