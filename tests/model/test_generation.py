@@ -60,6 +60,13 @@ def test_batched_decoding_is_single_decoding_under_compression(build, language_m
     _assert_batch_is_single(model, processor)
 
 
+def test_frames_are_dropped_for_real_even_if_the_model_is_in_training_mode(build):
+    model, processor = _with_compression(build)
+    batch = processor(CLIPS)
+    expected = model.generate(**batch, max_new_tokens=8)
+    assert torch.equal(model.train().generate(**batch, max_new_tokens=8), expected)
+
+
 @torch.no_grad()
 def test_compression_really_shortens_what_the_language_model_sees(build):
     model, processor = _with_compression(build)

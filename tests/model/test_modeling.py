@@ -14,7 +14,7 @@ from otreg.model import (
     set_trainable,
 )
 
-CLIPS = make_audio(1.7, 0.5, 1.1)
+CLIPS = make_audio(1.7, 0.51, 1.1)  # of Whisper 172, 53 and 112 frames: even and odd
 
 
 def _single(processor, i):
@@ -155,6 +155,18 @@ def test_from_towers_refuses_a_checkpoint_that_lacks_weights(towers, tmp_path):
         SpeechLMForConditionalGeneration.from_towers(folder, towers("qwen2"))
 
 
+def test_an_encoder_trained_at_true_lengths_is_run_so(towers, tmp_path):
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    encoder = WhisperEncoder.from_pretrained(towers("whisper-short"))
+    encoder.config.short_mel = True
+    encoder.save_pretrained(tmp_path)
+    model = SpeechLMForConditionalGeneration.from_towers(tmp_path, towers("qwen2"))
+    assert model.config.short_mel
+    model = SpeechLMForConditionalGeneration.from_towers(tmp_path, towers("qwen2"), short_mel=False)
+    assert not model.config.short_mel
+
+
 def test_from_towers_refuses_an_unknown_option(towers):
     with pytest.raises(ValueError, match="unknown option 'adaptor_type'"):
         SpeechLMForConditionalGeneration.from_towers(
@@ -293,6 +305,26 @@ def test_half_precision_towers_make_a_half_precision_model(towers):
 def test_the_auto_classes_know_the_model():
     assert AutoConfig.for_model("otreg_speech_lm").model_type == "otreg_speech_lm"
     assert otreg.model.SpeechLMForConditionalGeneration.config_class is SpeechLMConfig
+
+
+@pytest.mark.filterwarnings("ignore:.*pin_memory.*")
+def test_trainers_evaluation_gathers_logits_alone(build, tmp_path):
+    from transformers import Trainer, TrainingArguments
+
+    model, processor = build()
+    rows = [processor([clip], [text]) for clip, text in zip(CLIPS, TEXTS, strict=False)]
+    args = TrainingArguments(
+        tmp_path,
+        per_device_eval_batch_size=1,
+        remove_unused_columns=False,
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    trainer = Trainer(model, args, data_collator=lambda items: dict(items[0]))
+    loss, logits, _ = trainer.prediction_step(model, dict(rows[0]), prediction_loss_only=False)
+    assert logits.shape == (1, rows[0]["input_ids"].shape[1], 300)
+    torch.testing.assert_close(loss, model(**rows[0]).loss.detach())
 
 
 def test_a_seven_billion_parameter_model_can_be_described():

@@ -73,7 +73,8 @@ class SpeechLMForConditionalGeneration(SpeechLMPreTrainedModel, GenerationMixin)
             dtype: of the towers, as for from_pretrained; the adapter takes the language model's.
             device_map: of the towers, as for from_pretrained.
             trust_remote_code: run code that comes with a checkpoint.
-            options: fields of `SpeechLMConfig`, such as adapter_type or short_mel.
+            options: fields of `SpeechLMConfig`, such as adapter_type. short_mel defaults to what a
+                Whisper encoder's configuration says of its training, where it says so.
 
         Returns:
             The model. Its adapter starts at the median norm of the token embeddings unless
