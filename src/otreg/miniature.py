@@ -1,7 +1,7 @@
 """Tiny towers from anybody's manifests: a speech encoder and a language model to try things on.
 
 No weights need to be downloaded: the encoder has Whisper's architecture and learns the characters
-of the transcripts by CTC; the language model has Qwen2's and learns to write the manifests' words
+of the transcripts by CTC; the language model has Llama's and learns to write the manifests' words
 and to copy a noisy token sequence, ``<bos> X~ <asr> X <eos>``, which is what a speech language model
 asks of it. Both are saved in Hugging Face's format, and are then used as any other tower.
 """
@@ -23,9 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers import (
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
     PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
     Trainer,
     TrainingArguments,
     WhisperConfig,
@@ -203,7 +204,7 @@ def train_language_model(
     tokenizer = train_tokenizer(sentences, settings.vocab_size)
     torch.manual_seed(seed)
     ids = tokenizer.get_vocab()
-    config = Qwen2Config(
+    config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=settings.hidden_size,
         num_hidden_layers=settings.language_model_layers,
@@ -216,7 +217,7 @@ def train_language_model(
         bos_token_id=ids[BOS],
         eos_token_id=ids[EOS],
     )
-    model = Qwen2ForCausalLM(config)
+    model = LlamaForCausalLM(config)
     batches = _language_model_batches(sentences, tokenizer, settings, seed)
     loss = _fit(
         model,
@@ -229,6 +230,10 @@ def train_language_model(
     give_pad_a_vector(model, ids[PAD])
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
+    # transformers rebuilds the tokenizer of some architectures (Qwen2's) by its own rules on loading.
+    reloaded = AutoTokenizer.from_pretrained(out)
+    if reloaded(sentences[0])["input_ids"] != tokenizer(sentences[0])["input_ids"]:
+        raise RuntimeError(f"the tokenizer in {out} does not come back as it was saved")
 
 
 def train_tokenizer(sentences: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
