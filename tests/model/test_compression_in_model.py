@@ -110,6 +110,16 @@ def test_soft_dropping_is_refused_where_attention_takes_no_bias(build):
         model(**processor(CLIPS, TEXTS[:3]))
 
 
+def test_soft_dropping_is_refused_beyond_what_an_additive_mask_can_do(build):
+    model, processor = build(language_model="bloom", drop_threshold=0.5)
+    with pytest.raises(ValueError, match="BloomForCausalLM has other layers or ALiBi"):
+        model.train()(**processor(CLIPS, TEXTS[:3]))
+    model, processor = build(language_model="gemma2", drop_threshold=0.5)
+    model.language_model.config.sliding_window = 8
+    with pytest.raises(ValueError, match=r"up to the sliding window of 8 tokens; got \d+"):
+        model.train()(**processor(CLIPS, TEXTS[:3]))
+
+
 def test_merging_is_the_same_in_training_and_evaluation(build):
     model, processor = build(merge_threshold=-1.0)
     batch = processor(CLIPS, TEXTS[:3])

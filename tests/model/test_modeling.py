@@ -93,7 +93,7 @@ def test_the_processor_counts_the_frames_that_the_model_makes(build, encoder):
     from_encoder = processor.num_speech_frames_from_encoder(states.encoder_mask.sum(1))
     assert from_encoder.tolist() == frames.tolist()
     for clip, length in zip(clips, batch["input_features_mask"].sum(1), strict=True):
-        assert processor.num_feature_frames(len(clip)) == int(length)
+        assert processor.feature_length(len(clip)) == int(length)
 
 
 @pytest.mark.parametrize("adapter_type", ["stack_mlp", "conv"])

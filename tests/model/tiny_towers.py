@@ -87,6 +87,7 @@ LANGUAGE_MODELS = {
         num_attention_heads=4,
         max_position_embeddings=512,
     ),
+    "bloom": dict(hidden_size=32, n_layer=2, n_head=4),
     "gpt_neox": dict(
         hidden_size=32,
         intermediate_size=48,

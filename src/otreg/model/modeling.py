@@ -272,18 +272,26 @@ class SpeechLMForConditionalGeneration(SpeechLMPreTrainedModel, GenerationMixin)
         return features, merge_speech(embeds, placeholders, features, attention_mask, labels, drop)
 
     def _check_soft_drop(self, tokens: int) -> None:
-        text = self.config.text_config
+        """Refuse language models whose attention cannot add log m to its logits."""
+        text = self.language_model.config
         if text._attn_implementation not in ("eager", "sdpa"):
             raise ValueError(
                 f"soft dropping adds to attention logits; {text._attn_implementation!r} attention "
                 "cannot: load the model with attn_implementation='sdpa'"
+            )
+        kinds = set(getattr(text, "layer_types", None) or ())
+        if not self._takes_position_ids or kinds - {"full_attention", "sliding_attention"}:
+            raise ValueError(
+                f"soft dropping needs attention that takes an additive mask in every layer; "
+                f"{type(self.language_model).__name__} has other layers or ALiBi: set "
+                "drop_threshold=None for training"
             )
         window = getattr(text, "sliding_window", None)
         uses_window = getattr(text, "use_sliding_window", True)
         if window is not None and uses_window and tokens > window:
             raise ValueError(
                 f"soft dropping takes sequences up to the sliding window of {window} tokens; got "
-                f"{tokens}. Shorten the audio or leave drop_threshold out in training"
+                f"{tokens}. Shorten the audio or set drop_threshold=None for training"
             )
 
 

@@ -137,7 +137,7 @@ class SpeechLMProcessor(ProcessorMixin):
         """Compute one utterance's features without padding; see `extract_features`."""
         return extract_features(self.feature_extractor, samples)
 
-    def num_feature_frames(self, num_samples: int) -> int:
+    def feature_length(self, num_samples: int) -> int:
         """Count the frames that `features` gives for that many samples, without the audio."""
         return num_feature_frames(self.feature_extractor, num_samples)
 
