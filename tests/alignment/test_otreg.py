@@ -404,3 +404,15 @@ def test_what_the_pair_lacks_is_named() -> None:
     unpadded = dataclasses.replace(pair, pad_embedding=pair.embedding_table[4])
     with pytest.raises(ValueError, match=r"same embedding as the pad row.*of its own"):
         OTReg(pad_anchor=True)(unpadded)
+
+
+@pytest.mark.parametrize("case", ["default", "paper", "vocabulary with pad"])
+def test_text_table_and_pad_row_take_no_gradient(case: str) -> None:
+    pair = make_pair()
+    table = pair.embedding_table.clone().requires_grad_()
+    pair = dataclasses.replace(
+        pair, text=table[pair.token_ids], pad_embedding=table[0], embedding_table=table
+    )
+    CASES[case](pair).loss.sum().backward()
+    assert table.grad is None
+    assert pair.speech.grad is not None

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from otreg import sinkhorn
 from otreg.transport import cosine_cost
+from otreg.transport.implicit import plan_vjp
 
 RELAXATIONS = [(None, None), (None, 0.3), (0.3, None), (0.2, 0.5), (None, 0.0), (0.0, 0.4)]
 TIGHT = {"epsilon": 0.2, "tol": 1e-12, "max_iter": 20_000}
@@ -79,6 +80,14 @@ def test_implicit_gradient_of_a_near_permutation_is_finite_and_small() -> None:
     plan = sinkhorn(cost, mass, mass, epsilon=0.02, gradient="implicit").plan
     (gradient,) = torch.autograd.grad((plan * torch.randn_like(plan)).sum(), cost)
     assert float(gradient.abs().max()) < 1e-6  # the plan does not move
+
+
+def test_a_loss_of_the_marginals_alone_has_no_gradient() -> None:
+    cost, a, b = problem(30, 12)
+    plan = sinkhorn(cost, a, b, epsilon=0.05, tol=1e-12, max_iter=20_000).plan
+    of_rows, of_columns = torch.randn(2, 30, 1).double(), torch.randn(2, 1, 12).double()
+    gradient = plan_vjp(of_rows + of_columns, plan, 0.05, 1.0, 1.0)
+    assert float(gradient.abs().max()) < 1e-12  # the marginals are fixed
 
 
 def test_envelope_detaches_the_plan() -> None:
