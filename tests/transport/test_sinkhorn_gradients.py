@@ -87,7 +87,7 @@ def test_a_loss_of_the_marginals_alone_has_no_gradient() -> None:
     plan = sinkhorn(cost, a, b, epsilon=0.05, tol=1e-12, max_iter=20_000).plan
     of_rows, of_columns = torch.randn(2, 30, 1).double(), torch.randn(2, 1, 12).double()
     gradient = plan_vjp(of_rows + of_columns, plan, 0.05, 1.0, 1.0)
-    assert float(gradient.abs().max()) < 1e-12  # the marginals are fixed
+    assert float(gradient.abs().max()) < 1e-8  # the marginals are fixed
 
 
 def test_envelope_detaches_the_plan() -> None:

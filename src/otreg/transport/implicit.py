@@ -28,8 +28,8 @@ def plan_vjp(
         (I - tau_b N) z = tau_b c^(-1/2) (W' 1 - P' (tau_a W 1 / r)),   y = c^(-1/2) z
         N = c^(-1/2) P' (tau_a / r) P c^(-1/2)
 
-    one m x m system per problem. With both sides balanced it is singular along c^(1/2) (adding a
-    constant to g and taking it from f changes no plan); that direction is deflated.
+    one m x m system per problem. With both sides balanced it is singular along c^(1/2): adding a
+    constant to g and taking it from f changes no plan. A small ridge makes that direction harmless.
 
     Args:
         grad_plan: (batch, n, m) gradient of the loss at the plan.
@@ -49,17 +49,13 @@ def plan_vjp(
     w = grad * p / epsilon
     r, c = p.sum(2), p.sum(1)
     inv_r = torch.where(r > 0, 1 / r.clamp(min=1e-300), 0.0)
-    c_root = c.sqrt()
-    c_inv_root = torch.where(c > 0, 1 / c_root.clamp(min=1e-150), 0.0)
+    c_inv_root = torch.where(c > 0, c.clamp(min=1e-300).rsqrt(), 0.0)
 
     w_rows = tau_a * w.sum(2) * inv_r
     rhs = w.sum(1) - torch.bmm(w_rows.unsqueeze(1), p).squeeze(1)  # (batch, m)
     half = p * inv_r.sqrt().unsqueeze(2) * c_inv_root.unsqueeze(1)
     eye = torch.eye(p.shape[2], dtype=p.dtype, device=p.device)
     system = (1 + _RIDGE) * eye - (tau_a * tau_b) * torch.bmm(half.transpose(1, 2), half)
-    if tau_a * tau_b == 1:
-        unit = c_root / c.sum(1, keepdim=True).sqrt().clamp(min=1e-150)
-        system = system + unit.unsqueeze(2) * unit.unsqueeze(1)
     z = torch.linalg.solve(system, (tau_b * c_inv_root * rhs).unsqueeze(2)).squeeze(2)
     y = c_inv_root * z
     x = w_rows - tau_a * inv_r * torch.bmm(p, y.unsqueeze(2)).squeeze(2)
