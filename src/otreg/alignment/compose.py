@@ -28,6 +28,7 @@ class WeightedSum(nn.Module):
         ValueError: without objectives, or on a weight that is negative or not finite.
 
     Example:
+        >>> from otreg import CTC, OTReg
         >>> both = WeightedSum({"otreg": (OTReg(), 0.3), "ctc": (CTC(), 0.3)})
     """
 
