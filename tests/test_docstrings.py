@@ -6,8 +6,14 @@ import pytest
 
 @pytest.mark.parametrize(
     "module",
-    ["pair", "transport.sinkhorn", "alignment.otreg", "alignment.ctc", "alignment.compose"]
-    + ["alignment.registry"],
+    [
+        "pair",
+        "transport.sinkhorn",
+        "alignment.otreg",
+        "alignment.ctc",
+        "alignment.compose",
+        "alignment.registry",
+    ],
 )
 def test_examples_in_docstrings_run(module: str) -> None:
     # By its full name: a function of the same name may stand before it in the package.

@@ -39,6 +39,18 @@ class CTC(nn.Module):
 
     Source: Graves et al. 2006; the head of its own is OTReg's baseline Base + CTC (arXiv
         2508.08131); the tied form is ours.
+
+    Example:
+        >>> table, ids = torch.randn(9, 4), torch.tensor([[1, 2]])
+        >>> pair = SpeechTextPair(
+        ...     torch.randn(1, 5, 4),
+        ...     table[ids],
+        ...     token_ids=ids,
+        ...     embedding_table=table,
+        ...     pad_embedding=table[0],
+        ... )
+        >>> CTC()(pair).loss.shape
+        torch.Size([1])
     """
 
     def __init__(
