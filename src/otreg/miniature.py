@@ -13,6 +13,7 @@ import math
 import multiprocessing
 import os
 import random
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    PrinterCallback,
     Trainer,
     TrainingArguments,
     WhisperConfig,
@@ -165,33 +167,34 @@ def _fit(
     model: nn.Module, batches: list[Any], collate: Any, learning_rate: float, seed: int
 ) -> float:
     """Train once over the batches with Hugging Face's Trainer; return the mean training loss."""
-    arguments = TrainingArguments(
-        output_dir="unused",
-        save_strategy="no",
-        report_to=[],
-        per_device_train_batch_size=1,
-        max_steps=len(batches),
-        learning_rate=learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=max(1, len(batches) // 10),
-        weight_decay=0.01,
-        adam_beta2=0.98,
-        max_grad_norm=1.0,
-        seed=seed,
-        remove_unused_columns=False,
-        logging_steps=max(1, len(batches) // 10),
-        disable_tqdm=True,
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=False,
-        logging_strategy="no",
-    )
-    trainer = _InOrder(
-        model=model,
-        args=arguments,
-        train_dataset=_Batches(batches),
-        data_collator=lambda items: collate(items[0]),
-    )
-    return trainer.train().training_loss
+    with tempfile.TemporaryDirectory() as unused:
+        arguments = TrainingArguments(
+            output_dir=unused,
+            save_strategy="no",
+            report_to=[],
+            per_device_train_batch_size=1,
+            max_steps=len(batches),
+            learning_rate=learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=max(1, len(batches) // 10),
+            weight_decay=0.01,
+            adam_beta2=0.98,
+            max_grad_norm=1.0,
+            seed=seed,
+            remove_unused_columns=False,
+            logging_strategy="no",
+            disable_tqdm=True,
+            use_cpu=not torch.cuda.is_available(),
+            dataloader_pin_memory=False,
+        )
+        trainer = _InOrder(
+            model=model,
+            args=arguments,
+            train_dataset=_Batches(batches),
+            data_collator=lambda items: collate(items[0]),
+        )
+        trainer.remove_callback(PrinterCallback)
+        return float(trainer.train().training_loss)
 
 
 # ---------------------------------------------------------------- language model

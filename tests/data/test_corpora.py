@@ -1,0 +1,60 @@
+"""Template grammars and the demo's corpora: families stay apart, draws repeat."""
+
+import re
+
+import pytest
+
+from otreg.data.corpora import FAMILIES, LANGUAGES, sentence, sentences, vocabulary
+from otreg.data.demo_corpora import _CHANNELS, _RATES, _VOICES, SPLITS
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("family", [*FAMILIES, "salad"])
+def test_sentences_are_distinct_lower_case_words_and_repeat_with_the_seed(language, family):
+    drawn = sentences(language, family, 200, seed=3)
+    assert len(set(drawn)) == 200
+    assert drawn == sentences(language, family, 200, seed=3)
+    assert drawn != sentences(language, family, 200, seed=4)
+    words = set(vocabulary(language))
+    for text in drawn:
+        assert re.fullmatch(r"[^\W\d_]+( [^\W\d_]+)*", text), text
+        assert text == text.lower()
+        assert set(text.split()) <= words
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_no_sentence_of_one_family_is_of_another(language):
+    drawn = {family: set(sentences(language, family, 300, seed=0)) for family in FAMILIES}
+    assert not drawn["paired"] & drawn["development"]
+    assert not drawn["paired"] & drawn["test"]
+    assert not drawn["development"] & drawn["test"]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("family", ["development", "test"])
+def test_a_good_part_of_unpaired_words_is_new(language, family):
+    words = set(vocabulary(language, family))
+    new = words - set(vocabulary(language, "paired"))
+    assert len(new) > 0.5 * len(words)
+
+
+def test_splits_share_no_voice_and_no_channel():
+    groups = list(_VOICES.values())
+    assert len({voice for group in groups for voice in group}) == sum(map(len, groups))
+    development, test = SPLITS
+    assert not set(_RATES[development]) & set(_RATES[test])
+    assert _CHANNELS[development] != _CHANNELS[test]
+
+
+def test_unknown_language_or_family_is_refused():
+    import random
+
+    with pytest.raises(ValueError, match="unknown language 'fr'"):
+        sentence("fr", "paired", random.Random(0))
+    with pytest.raises(ValueError, match="unknown family 'prose'"):
+        sentence("en", "prose", random.Random(0))
+
+
+def test_asking_for_more_sentences_than_there_are_is_refused():
+    with pytest.raises(ValueError, match="asked for 100000 different sentences"):
+        sentences("de", "test", 100_000, seed=0)
