@@ -235,7 +235,7 @@ MISTAKES = {
     ),
     "no tower": (
         ["train", "{recipe}", "data.train={good}", "model.audio_tower={tmp}/x", "--out", "{tmp}/r"],
-        "cannot join audio_tower",
+        r"model\.audio_tower: no such folder",
     ),
     "a full folder": (["train", "{recipe}", "data.train={good}", "--out", "{run}"], "not empty"),
     "no run": (["evaluate", "{tmp}/x", "--data", "a={good}"], "no such run or model folder"),

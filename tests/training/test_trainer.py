@@ -130,7 +130,7 @@ def test_accumulated_micro_batches_make_the_step_of_one_batch(
     parts, parts_log = step_taken(setup, tmp_path / "b", objectives=both(), **SPLITS[split])
     for name, change in whole.items():
         assert relative_error(parts[name], change) < 1e-5
-    for key in ("loss", "ce", "otreg", "ctc", "otreg/cost", "otreg/converged"):
+    for key in ("loss", "ce", "otreg", "ctc", "otreg/cost", "otreg/unconverged"):
         assert parts_log[key] == pytest.approx(whole_log[key], rel=1e-4)
 
 

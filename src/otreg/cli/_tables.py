@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -13,26 +14,24 @@ _MEASURES = ("coverage", "nearest_token", "centroid_distance", "collapse")
 
 def print_rows(results: Mapping[str, Any]) -> None:
     """Error rates by corpus and language, in percent."""
-    table = Table(title="Error rates, %")
-    for heading in ("corpus", "language", "domain"):
+    table = Table(title="Error rates, %", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("corpus", overflow="fold")
+    for heading in ("lang", "domain"):
         table.add_column(heading)
-    for heading in ("utterances", "words", "WER", "95 %", "CER", "sub", "del", "ins", "empty"):
-        table.add_column(heading, justify="right")
-    table.add_column("runaway", justify="right")
+    for heading in ("words", "WER", "95 %", "CER", "sub/del/ins", "empty", "runaway"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in results["rows"]:
         table.add_row(
             row["corpus"],
             row["language"],
             row["domain"],
-            str(row["num_utterances"]),
             str(row["num_words"]),
             _percent(row["wer"]),
             f"{_percent(row['wer_low'])}–{_percent(row['wer_high'])}",
             _percent(row["cer"]),
-            *(
-                str(row[name])
-                for name in ("substitutions", "deletions", "insertions", "empty", "runaway")
-            ),
+            f"{row['substitutions']}/{row['deletions']}/{row['insertions']}",
+            str(row["empty"]),
+            str(row["runaway"]),
         )
     Console().print(table)
 
@@ -42,7 +41,9 @@ def print_arms(results: Mapping[str, Any]) -> None:
     from otreg.evaluation.summary import summarise
 
     seeds = len({row["seed"] for row in results["rows"]})
-    table = Table(title=f"Macro WER in %, mean of {seeds} seed{'s' if seeds > 1 else ''}")
+    table = Table(
+        box=SIMPLE_HEAD, title=f"Macro WER in %, mean of {seeds} seed{'s' if seeds > 1 else ''}"
+    )
     table.add_column("arm")
     for heading in ("in domain", "out of domain", "ratio to base"):
         table.add_column(heading, justify="right")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, Strict
 
-from otreg.training._loading import check_key
+from otreg.training._loading import ConfigError, check_key
 
 _OWN_TRAINER_KEYS = {
     "output_dir": "it is the run folder",
@@ -58,6 +58,19 @@ Count = Annotated[int, Strict(), Field(ge=1)]
 Flag = Annotated[bool, Strict()]
 Name = Annotated[str, Field(min_length=1)]
 Paths = Annotated[list[Path], BeforeValidator(_as_list)]
+
+
+def check_tower(name: str, value: str) -> None:
+    """Refuse a folder that is not there, where the value cannot be meant as a Hub id.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    hub_id = value.count("/") <= 1 and not value.startswith((".", "/", "~"))
+    if not hub_id and not Path(value).is_dir():
+        raise ConfigError(
+            f"model.{name}: no such folder: {value!r} (relative paths start at the current directory)"
+        )
 
 
 def check_trainer_keys(keys: Iterable[str]) -> None:

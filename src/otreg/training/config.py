@@ -24,6 +24,7 @@ from otreg.training._fields import (
     NonNegative,
     Number,
     Paths,
+    check_tower,
     check_trainer_keys,
 )
 from otreg.training._loading import (
@@ -318,7 +319,10 @@ class RunConfig:
                 )
         else:
             for name in ("audio_tower", "language_model"):
-                if getattr(model, name) is None:
+                value = getattr(model, name)
+                if value is not None:
+                    check_tower(name, value)
+                else:
                     raise ConfigError(
                         f"model.{name} is missing: give a folder or a Hub id, e.g. "
                         f"model.{name}=PATH (or model.init=RUN to go on from an earlier run)"

@@ -53,7 +53,7 @@ class SpeechLMTrainer(Trainer):
 
     A weight of 0 leaves a term out of the computation, so the run is plain fine-tuning to the bit.
     Logs hold, beside Trainer's own, `ce` and for every objective its mean loss under its name and
-    its terms as `name/term`, all unweighted, averaged since the last log.
+    its terms as `name/term`, all unweighted: means over what was trained on since the last log.
 
     Args:
         objectives: by name.
@@ -158,21 +158,6 @@ class SpeechLMTrainer(Trainer):
                 self._record_terms(name if training else f"eval_{name}", out)
         return (loss, outputs) if return_outputs else loss
 
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: Sequence[str] | None = None,
-    ) -> Any:
-        """Trainer's, for a configuration that names the outputs to leave out in any sequence."""
-        if ignore_keys is None:
-            config = self.accelerator.unwrap_model(model).config
-            ignore_keys = getattr(config, "keys_to_ignore_at_inference", None) or ()
-        return super().prediction_step(
-            model, inputs, prediction_loss_only, ignore_keys=list(ignore_keys)
-        )
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer's log entry, completed by the mean of every term since the last one."""
         prefix = "eval_" if "eval_loss" in logs else "" if "loss" in logs else None
@@ -222,12 +207,7 @@ class SpeechLMTrainer(Trainer):
     def _record_terms(self, name: str, out: Any) -> None:
         count = len(out.loss)
         self._record(name, out.loss.detach().sum(), count)
-        values = dict(out.terms)
-        for key in ("num_iters", "converged"):
-            value = getattr(out, key, None)
-            if value is not None:
-                values[key] = value
-        for key, value in values.items():
+        for key, value in out.terms.items():
             self._record(f"{name}/{key}", value.detach().float().sum(), count)
 
     def _record(self, key: str, total: Tensor, count: Tensor | float) -> None:
