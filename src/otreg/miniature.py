@@ -57,13 +57,14 @@ class MiniatureSettings:
         num_mels: mel bands.
         hop_length: samples between feature frames; the encoder halves their rate.
         encoder_epochs: passes over the manifests.
+        encoder_batch_size: utterances in a step.
         encoder_learning_rate: peak.
         language_model_layers: layers of the language model.
         vocab_size: size of the byte-pair vocabulary, special tokens included (fewer where the text
             has fewer merges to offer).
         language_model_steps: optimiser steps.
+        language_model_batch_size: sentences in a step.
         language_model_learning_rate: peak.
-        batch_size: utterances or sentences in a step.
         deletion: share of tokens that the noisy copy X~ lacks.
         substitution: share of tokens that X~ has replaced by random ones.
     """
@@ -72,13 +73,14 @@ class MiniatureSettings:
     encoder_layers: int = 3
     num_mels: int = 48
     hop_length: int = 320
-    encoder_epochs: int = 7
+    encoder_epochs: int = 9
+    encoder_batch_size: int = 16
     encoder_learning_rate: float = 2e-3
     language_model_layers: int = 3
     vocab_size: int = 160
     language_model_steps: int = 1000
+    language_model_batch_size: int = 32
     language_model_learning_rate: float = 2e-3
-    batch_size: int = 32
     deletion: float = 0.06
     substitution: float = 0.12
 
@@ -306,7 +308,7 @@ def _language_model_batches(
 
     # Four batches are drawn at a time and cut from their examples sorted by length: less padding.
     batches: list[list[tuple[list[int], int]]] = []
-    size = settings.batch_size
+    size = settings.language_model_batch_size
     while len(batches) < settings.language_model_steps:
         progress = len(batches) / settings.language_model_steps
         pool = sorted(
@@ -470,7 +472,7 @@ def _encoder_batches(
     batches = []
     for _ in range(settings.encoder_epochs):
         order = sorted(range(len(features)), key=lambda row: len(features[row]) + 10 * rng.random())
-        size = settings.batch_size
+        size = settings.encoder_batch_size
         epoch = [order[start : start + size] for start in range(0, len(order), size)]
         rng.shuffle(epoch)
         batches += epoch

@@ -24,7 +24,9 @@ def spoken(tmp_path_factory) -> dict[str, np.ndarray]:
     requests = [
         Request(folder / "a.wav", text, Voice("en-us+m3"), still, 0),
         Request(folder / "again.wav", text, Voice("en-us+m3"), still, 0),
-        Request(folder / "fast.wav", text, Voice("en-us+m3"), Condition(260, pause_probability=0), 0),
+        Request(
+            folder / "fast.wav", text, Voice("en-us+m3"), Condition(260, pause_probability=0), 0
+        ),
         Request(
             folder / "pauses.wav", text, Voice("en-us+m3"), Condition(160, pause_probability=1), 0
         ),

@@ -60,6 +60,9 @@ LEXICON: dict[str, dict[str, Any]] = {
                 "{person} and {person} {did} the {thing}",
                 "on {day} {person} {did} the {thing}",
                 "{person} {moves} {adverb} {place}",
+                "the {thing} the {thing} and the {thing}",
+                "{colour} {thing} {colour} {thing} {adverb}",
+                "{did} {moves} {day} {adverb} {thing}",
             ],
             "development": [
                 "{number} {animals} {motion} the {ground} before {hour}",
@@ -128,6 +131,9 @@ LEXICON: dict[str, dict[str, Any]] = {
                 "{person} y {person} tienen el {thing}",
                 "el {day} {person} {did} el {thing}",
                 "{person} {moves} {adverb} {place}",
+                "el {thing} el {thing} y el {thing}",
+                "{thing} {colour} {thing} {colour} {adverb}",
+                "{did} {moves} {day} {adverb} {thing}",
             ],
             "development": [
                 "{number} {animals} {motion} el {ground} antes del {hour}",
@@ -196,6 +202,9 @@ LEXICON: dict[str, dict[str, Any]] = {
                 "{person} und {person} haben den {thing}",
                 "am {day} {did} {person} den {thing}",
                 "{person} {moves} {adverb} {place}",
+                "den {thing} den {thing} und den {thing}",
+                "{colour} {thing} {colour} {thing} {adverb}",
+                "{did} {moves} {day} {adverb} {thing}",
             ],
             "development": [
                 "{number} {animals} {motion} das {ground} vor {hour}",

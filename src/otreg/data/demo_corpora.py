@@ -26,11 +26,17 @@ SPLITS = ("development", "test")
 IN_DOMAIN = "in-domain"
 
 _ACCENTS = {"en": ("en-us", "en-gb-x-rp"), "es": ("es", "es-419"), "de": ("de",)}
+# espeak-ng's voice variants; many for the encoder, which stands for one trained on all the world.
 _VOICES = {
-    "towers": ("m1", "m2", "m3", "m6", "f1", "f2", "klatt", "Andy", "Annie", "Mario"),
-    "paired": ("m4", "m7", "f3", "klatt2", "edward", "Alicia"),
-    "development": ("f4", "linda", "m5", "Michael"),
-    "test": ("f5", "steph", "m8", "paul"),
+    group: tuple(names.split())
+    for group, names in {
+        "towers": "m1 m2 m3 m6 f1 f2 klatt klatt3 Andy Annie Mario adam anika antonio aunty belinda "
+        "boris caleb david grandma gustave ian iven john Lee Marco max michel miguel norbert pablo "
+        "quincy rob shelby travis victor Denis Gene Jacky Reed",
+        "paired": "m4 m7 f3 klatt2 edward Alicia Mike marcelo Andrea robert",
+        "development": "f4 linda m5 Michael",
+        "test": "f5 steph m8 paul",
+    }.items()
 }
 _Draw = Callable[[random.Random], Condition]
 
