@@ -319,3 +319,27 @@ def test_the_recipes_are_valid_and_otreg_can_be_switched_off(name: str) -> None:
     base = load_config(path, ["stages.1.objectives.otreg.weight=0"])
     assert "otreg" in with_otreg.stages[1].auxiliary()
     assert "otreg" not in base.stages[1].auxiliary()
+
+
+@pytest.mark.parametrize("name", ["paper", "digits"])
+def test_the_recipes_train_on_towers_of_ones_own(
+    name: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = [
+        f"model.audio_tower={place / 'towers/audio_tower'}",
+        f"model.language_model={place / 'towers/language_model'}",
+        f"data.train={place / 'train/manifest.jsonl'}",
+    ]
+    for index in (0, 1):
+        overrides += [
+            f"stages.{index}.{change}"
+            for change in ("steps=1", "epochs=null", "batch_size=2", "trainer.use_cpu=true")
+        ]
+        if name == "paper":
+            overrides.append(f"stages.{index}.trainer.dataloader_num_workers=0")
+    recipe = Path(__file__).parents[1] / "configs" / f"{name}.yaml"
+    out = tmp_path / "run"
+    assert main(["train", str(recipe), *overrides, "--out", str(out), "--quiet"]) == 0
+    entries = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert ["otreg" in entry for entry in entries if "ce" in entry] == [name == "digits", True]
+    assert capsys.readouterr().out == f"model: {out / 'model'}\n"
