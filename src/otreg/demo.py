@@ -39,12 +39,14 @@ class DemoRecipe:
         miniature: sizes and budgets of the towers.
         run: a configuration as `otreg train` takes it, without model and data paths.
         arms: overrides of `run`, by name; the one named "base" is what others are compared with.
+        descriptions: of the arms, in a few words.
     """
 
     corpora: CorporaSettings
     miniature: MiniatureSettings
     run: Mapping[str, Any]
-    arms: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    arms: Mapping[str, Sequence[str]]
+    descriptions: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path | str = RECIPE) -> DemoRecipe:
@@ -64,6 +66,7 @@ class DemoRecipe:
             MiniatureSettings(**data["miniature"]),
             data["run"],
             data["arms"],
+            data.get("descriptions", {}),
         )
 
 
@@ -126,6 +129,11 @@ def run_demo(
                     "arms": {name: list(recipe.arms[name]) for name in chosen},
                     "seeds": seeds,
                     "split": split,
+                },
+                "arm_descriptions": {
+                    name: recipe.descriptions[name]
+                    for name in chosen
+                    if name in recipe.descriptions
                 },
                 "command": f"otreg demo --seeds {seeds} --arms {','.join(chosen)}",
                 "seconds": clock.times,
@@ -324,5 +332,12 @@ def _train_and_evaluate(
         max_new_tokens=80,
         encoder_cache=caches,
     )
+    logs = [Path(str(config.model.init)) / "log.jsonl", folder / "log.jsonl"]
+    part["curves"] = [
+        {"arm": arm.name, "seed": arm.seed, **record}
+        for log in logs
+        for record in map(json.loads, log.read_text(encoding="utf-8").splitlines())
+        if "loss" in record
+    ]
     write_results(part, results)
     return part
