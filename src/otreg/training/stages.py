@@ -51,7 +51,10 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, quiet: bo
     """
     config.check_ready()
     folder = RunFolder(out)
-    folder.prepare(config, resume=resume)
+    arguments = _training_arguments(config, config.stages[0], folder)
+    is_main = arguments.process_index == 0
+    if is_main:
+        folder.prepare(config, resume=resume)
     if resume and folder.model.is_dir():
         logger.info("%s is complete", folder.root)
         return folder.model
@@ -59,7 +62,8 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, quiet: bo
     with _no_loading_bars():
         model, processor = build_model(config.model)
     objectives = [_stage_objectives(config, stage, model) for stage in config.stages]
-    train_set, validation_set = _datasets(config, folder, model, processor)
+    with arguments.main_process_first(local=False, desc="encoder cache"):
+        train_set, validation_set = _datasets(config, folder, model, processor, arguments.device)
     first, checkpoint = _resume_point(config, folder) if resume else (0, None)
     for index, stage in enumerate(config.stages):
         _enter_stage(config, stage, model)
@@ -90,8 +94,10 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, quiet: bo
     model.merge_lora()
     model.multi_modal_projector.to(model.get_input_embeddings().weight.dtype)
     model.eval()
-    with _no_loading_bars():
-        return folder.save_model(model, processor)
+    if is_main:
+        with _no_loading_bars():
+            folder.save_model(model, processor)
+    return folder.model
 
 
 def stage_seed(seed: int, name: str) -> int:
@@ -116,7 +122,7 @@ def _stage_objectives(
 
 
 def _datasets(
-    config: RunConfig, folder: RunFolder, model: Any, processor: Any
+    config: RunConfig, folder: RunFolder, model: Any, processor: Any, device: torch.device
 ) -> tuple[SpeechTextDataset, SpeechTextDataset | None]:
     """The training set and, where there is one, the validation set."""
     datasets = [
@@ -124,7 +130,6 @@ def _datasets(
         for paths in (config.data.train, config.data.validation)
     ]
     if config.data.cache_encoder:
-        device = _training_arguments(config, config.stages[0], folder).device
         model.to(device)
         for index, dataset in enumerate(datasets):
             if dataset is not None:
@@ -260,6 +265,8 @@ def _training_arguments(
         "label_names": ["labels"],
         "dataloader_pin_memory": torch.cuda.is_available(),
         "data_seed": seed,
+        # Heads of objectives stand outside forward(), where DDP would take them for unused.
+        "ddp_find_unused_parameters": False,
         # Batches of a token budget have no one size to fill up to.
         "accelerator_config": {"even_batches": stage.max_tokens is None},
         **stage.trainer,
