@@ -47,6 +47,24 @@ ROWS: dict[str, list[str]] = {
     "ctc tied both + snap": [*_ctc(BOTH), SNAP],
     "best: ctc in both stages": [*_ot(BOTH), *_ctc(BOTH), SNAP],
     "best: stage 2 only": [*_ot("align"), *_ctc("align"), SNAP],
+    "best: language model frozen": [
+        *_ot(BOTH),
+        *_ctc("align"),
+        SNAP,
+        "stages.align.train=[adapter]",
+    ],
+    "best: snap in both stages": [
+        *_ot(BOTH),
+        *_ctc("align"),
+        SNAP,
+        "stages.adapt.model.snap=0.8",
+    ],
+    "best: weight 1": [
+        *(override.replace("weight: 0.3", "weight: 1") for override in _ot(BOTH)),
+        *_ctc("align"),
+        SNAP,
+    ],
+    "otreg: weight 1": [override.replace("weight: 0.3", "weight: 1") for override in _ot(BOTH)],
     # the paper's loss at another weight
     "otreg-paper: weight 3": ["stages.align.objectives.otreg_paper={weight: 3}"],
     "otreg-paper: both stages": [
