@@ -58,7 +58,8 @@ class MiniatureSettings:
         hop_length: samples between feature frames; the encoder halves their rate.
         encoder_epochs: passes over the manifests.
         encoder_batch_size: utterances in a step.
-        encoder_learning_rate: peak.
+        encoder_learning_rate: peak, of AdamW.
+        encoder_muon_learning_rate: peak, of Muon.
         language_model_layers: layers of the language model.
         vocab_size: size of the byte-pair vocabulary, special tokens included (fewer where the text
             has fewer merges to offer).
@@ -73,9 +74,10 @@ class MiniatureSettings:
     encoder_layers: int = 3
     num_mels: int = 48
     hop_length: int = 320
-    encoder_epochs: int = 9
+    encoder_epochs: int = 6
     encoder_batch_size: int = 16
     encoder_learning_rate: float = 2e-3
+    encoder_muon_learning_rate: float = 5e-3
     language_model_layers: int = 3
     vocab_size: int = 160
     language_model_steps: int = 1000
@@ -165,8 +167,42 @@ class _InOrder(Trainer):
         return SequentialSampler(train_dataset or self.train_dataset)  # type: ignore[arg-type]
 
 
+class _MuonAndAdamW(torch.optim.Optimizer):
+    """Muon for the matrices of the layers, AdamW for everything else, as one optimizer.
+
+    On the encoder it reaches in 4 epochs what AdamW alone reaches in 7 (docs/log.md, 2026-11-21).
+    Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; the step is torch's own.
+    """
+
+    def __init__(
+        self, matrices: list[nn.Parameter], others: list[nn.Parameter], lr: float, muon_lr: float
+    ) -> None:
+        if not hasattr(torch.optim, "Muon"):
+            raise RuntimeError(
+                f"otreg miniature needs torch.optim.Muon, so torch >= 2.9; this is {torch.__version__}"
+            )
+        self.parts = [
+            torch.optim.Muon(
+                matrices, lr=muon_lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
+            ),
+            torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.01),
+        ]
+        super().__init__([*matrices, *others], {"lr": lr})
+        # The parts' own groups, so that a scheduler reaches both.
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for part in self.parts:
+            part.step(closure)
+
+
 def _fit(
-    model: nn.Module, batches: list[Any], collate: Any, learning_rate: float, seed: int
+    model: nn.Module,
+    batches: list[Any],
+    collate: Any,
+    learning_rate: float,
+    seed: int,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> float:
     """Train once over the batches with Hugging Face's Trainer; return the mean training loss."""
     with tempfile.TemporaryDirectory() as unused:
@@ -194,6 +230,7 @@ def _fit(
             args=arguments,
             train_dataset=_Batches(batches),
             data_collator=lambda items: collate(items[0]),
+            optimizers=(optimizer, None),
         )
         trainer.remove_callback(PrinterCallback)
         return float(trainer.train().training_loss)
@@ -430,7 +467,12 @@ def train_encoder(
             "character_lengths": torch.tensor([len(targets[row]) for row in rows]),
         }
 
-    loss = _fit(model, batches, collate, settings.encoder_learning_rate, seed)
+    matrices = [p for p in model.tower.layers.parameters() if p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
+    rate = settings.encoder_learning_rate
+    optimizer = _MuonAndAdamW(matrices, others, rate, settings.encoder_muon_learning_rate)
+    loss = _fit(model, batches, collate, rate, seed, optimizer)
     logger.info("encoder: mean training loss %.3f over %d steps", loss, len(batches))
     model.tower.save_pretrained(out)
     extractor.save_pretrained(out)
