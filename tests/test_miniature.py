@@ -135,5 +135,5 @@ def test_transcripts_that_cannot_belong_to_the_audio_are_refused(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.zeros(1600), 16000)
     text = "ein satz der in ein zehntel einer sekunde nicht passt"
     write_manifest(tmp_path / "m.jsonl", [Utterance("a", tmp_path / "a.wav", text, "de")])
-    with pytest.raises(ValueError, match="more characters than the encoder has frames"):
+    with pytest.raises(ValueError, match="more units than the encoder has frames"):
         build_miniature([tmp_path / "m.jsonl"], tmp_path / "out", settings=TINY, num_processes=1)

@@ -242,7 +242,13 @@ def _run_arms(
     parts: list[dict[str, Any]] = []
     with ProcessPoolExecutor(num_processes, mp_context=context, initializer=one_thread) as pool:
         cache = out / "encoder-cache" / Path(str(jobs[0].config.model.audio_tower)).parent.name
-        pool.submit(_cache_corpora, jobs[0].config, corpora, split, cache).result()
+        manifests = {"train": corpora.train, **_evaluation(corpora, split)}
+        cached = [
+            pool.submit(_cache_corpus, jobs[0].config, name, manifest, cache)
+            for name, manifest in manifests.items()
+        ]
+        for future in cached:
+            future.result()
         clock.done("encoder outputs cached")
         waiting: dict[str, list[_Arm]] = {}
         firsts: dict[str, Path] = {}
@@ -250,7 +256,7 @@ def _run_arms(
             key = _digest(config_to_dict(job.first_stage))
             waiting.setdefault(key, []).append(job)
             firsts[key] = out / "runs" / f"first-stage-{key}"
-        pending: dict[Future, tuple[str, _Arm | None]] = {
+        pending: dict[Future[Any], tuple[str, _Arm | None]] = {
             pool.submit(_train, waiting[key][0].first_stage, folder): (key, None)
             for key, folder in firsts.items()
         }
@@ -274,16 +280,15 @@ def _run_arms(
     return parts
 
 
-def _cache_corpora(config: RunConfig, corpora: DemoCorpora, split: str, cache: Path) -> None:
-    """Encode all corpora once; the encoder is frozen from here on."""
+def _cache_corpus(config: RunConfig, name: str, manifest: Path, cache: Path) -> None:
+    """Encode a corpus once; the encoder is frozen from here on."""
     from otreg.data.dataset import SpeechTextDataset
     from otreg.data.encoder_cache import build_encoder_cache
     from otreg.training.models import build_model
 
     model, processor = build_model(config.model)
-    for name, manifest in {"train": corpora.train, **_evaluation(corpora, split)}.items():
-        dataset = SpeechTextDataset([manifest], processor)
-        build_encoder_cache(model, dataset, cache / name, batch_size=config.data.cache_batch_size)
+    dataset = SpeechTextDataset([manifest], processor)
+    build_encoder_cache(model, dataset, cache / name, batch_size=config.data.cache_batch_size)
 
 
 def _evaluation(corpora: DemoCorpora, split: str) -> dict[str, Path]:

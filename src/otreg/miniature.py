@@ -1,9 +1,10 @@
 """Tiny towers from anybody's manifests: a speech encoder and a language model to try things on.
 
 No weights need to be downloaded: the encoder has Whisper's architecture and learns the characters
-of the transcripts by CTC; the language model has Llama's and learns to write the manifests' words
-and to copy a noisy token sequence, ``<bos> X~ <asr> X <eos>``, which is what a speech language model
-asks of it. Both are saved in Hugging Face's format, and are then used as any other tower.
+(or phonemes) of the transcripts by CTC; the language model has Llama's and learns to write the
+manifests' words and to copy a noisy token sequence, ``<bos> X~ <asr> X <eos>``, which is what a
+speech language model asks of it. Both are saved in Hugging Face's format, and are then used as any
+other tower.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,8 @@ class MiniatureSettings:
 
     Attributes:
         hidden_size: width of both towers.
+        units: what the encoder learns to tell apart, "characters" of the transcripts or their
+            "phonemes" by espeak-ng (extra `demo`; easier to learn, in its languages).
         encoder_layers: layers of the encoder.
         num_mels: mel bands.
         hop_length: samples between feature frames; the encoder halves their rate.
@@ -71,6 +74,7 @@ class MiniatureSettings:
     """
 
     hidden_size: int = 128
+    units: Literal["characters", "phonemes"] = "characters"
     encoder_layers: int = 3
     num_mels: int = 48
     hop_length: int = 320
@@ -386,23 +390,23 @@ def give_pad_a_vector(model: nn.Module, pad_token_id: int) -> None:
 
 
 class _EncoderWithCTC(nn.Module):
-    """Whisper's encoder at true length with a character head, for training the encoder alone."""
+    """Whisper's encoder at true length with a CTC head, for training the encoder alone."""
 
-    def __init__(self, tower: WhisperEncoder, num_characters: int) -> None:
+    def __init__(self, tower: WhisperEncoder, num_units: int) -> None:
         super().__init__()
         self.tower = tower
         self.plan = encoder_frame_plan(tower.config)
-        self.head = nn.Linear(tower.config.d_model, num_characters + 1)
+        self.head = nn.Linear(tower.config.d_model, num_units + 1)
 
     def forward(
-        self, input_features: Tensor, mask: Tensor, characters: Tensor, character_lengths: Tensor
+        self, input_features: Tensor, mask: Tensor, units: Tensor, unit_lengths: Tensor
     ) -> dict[str, Tensor]:
         hidden, hidden_mask = run_encoder(
             self.tower, self.tower.config, self.plan, input_features, mask, short_mel=True
         )
         log_probs = self.head(hidden).float().log_softmax(-1).transpose(0, 1)
         loss = nn.functional.ctc_loss(
-            log_probs, characters, hidden_mask.sum(1), character_lengths, zero_infinity=True
+            log_probs, units, hidden_mask.sum(1), unit_lengths, zero_infinity=True
         )
         return {"loss": loss}
 
@@ -410,7 +414,7 @@ class _EncoderWithCTC(nn.Module):
 def train_encoder(
     utterances: Sequence[Utterance], out: Path, settings: MiniatureSettings, seed: int
 ) -> None:
-    """Train the encoder by CTC on characters; save it with its feature extractor to `out`.
+    """Train the encoder by CTC on characters or phonemes; save it with its feature extractor to `out`.
 
     Raises:
         ValueError: no utterance is long enough for its transcript.
@@ -433,9 +437,10 @@ def train_encoder(
         )
         for utterance in utterances
     ]
-    alphabet = sorted({character for utterance in utterances for character in utterance.text})
-    index = {character: number for number, character in enumerate(alphabet, start=1)}
-    targets = [torch.tensor([index[c] for c in utterance.text]) for utterance in utterances]
+    spelled = _spell(utterances, settings.units)
+    alphabet = sorted({unit for units in spelled for unit in units})
+    index = {unit: number for number, unit in enumerate(alphabet, start=1)}
+    targets = [torch.tensor([index[unit] for unit in units]) for units in spelled]
     torch.manual_seed(seed)
     longest = math.ceil(max(len(frames) for frames in features) / 2)
     config = WhisperConfig(
@@ -463,8 +468,8 @@ def train_encoder(
         return {
             "input_features": padded,
             "mask": torch.arange(padded.shape[1]) < lengths[:, None],
-            "characters": torch.cat([targets[row] for row in rows]),
-            "character_lengths": torch.tensor([len(targets[row]) for row in rows]),
+            "units": torch.cat([targets[row] for row in rows]),
+            "unit_lengths": torch.tensor([len(targets[row]) for row in rows]),
         }
 
     matrices = [p for p in model.tower.layers.parameters() if p.ndim == 2]
@@ -478,13 +483,23 @@ def train_encoder(
     extractor.save_pretrained(out)
 
 
+def _spell(utterances: Sequence[Utterance], units: str) -> list[list[str]]:
+    if units == "characters":
+        return [list(utterance.text) for utterance in utterances]
+    if units != "phonemes":
+        raise ValueError(f"units must be characters or phonemes, got {units!r}")
+    from otreg.data.synthesize import phonemes
+
+    return phonemes([u.text for u in utterances], [u.language for u in utterances])
+
+
 def _check_lengths(
     utterances: Sequence[Utterance],
     features: Sequence[Tensor],
     targets: Sequence[Tensor],
     plan: FramePlan,
 ) -> None:
-    """Warn of utterances with more characters than encoder frames, from which CTC learns nothing."""
+    """Warn of utterances with more units than encoder frames, from which CTC learns nothing."""
     short = [
         utterance.name
         for utterance, frames, target in zip(utterances, features, targets, strict=True)
@@ -493,12 +508,12 @@ def _check_lengths(
     ]
     if len(short) == len(utterances):
         raise ValueError(
-            "every utterance has more characters than the encoder has frames (25 a second): are the "
+            "every utterance has more units than the encoder has frames (25 a second): are the "
             f"transcripts those of this audio? The first: {short[0]}"
         )
     if short:
         logger.warning(
-            "encoder: %d of %d utterances have more characters than frames (25 a second) and teach "
+            "encoder: %d of %d utterances have more units than frames (25 a second) and teach "
             "it nothing; the first: %s",
             len(short),
             len(utterances),

@@ -97,6 +97,16 @@ def test_padding_does_not_change_targets() -> None:
         assert torch.equal(getattr(a, name), getattr(b, name))
 
 
+def test_autocast_does_not_change_targets() -> None:
+    text, mask = clustered(6, 12, dim=16)
+    text[:, 3] = 3 * text[:, 1]  # one direction, whose cosine rounds below 1 in half precision
+    for threshold in (0.99, 1.0):
+        expected = unique_targets(text, mask, threshold)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            targets = unique_targets(text, mask, threshold)
+        assert torch.equal(targets.occurrences, expected.occurrences)
+
+
 def test_targets_carry_no_gradient() -> None:
     text = torch.randn(1, 3, 4, requires_grad=True)
     pad = torch.randn(4, requires_grad=True)

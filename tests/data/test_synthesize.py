@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from otreg.data.synthesize import Condition, Request, Voice, degrade, synthesize_corpus
+from otreg.data.synthesize import (
+    Condition,
+    Request,
+    Voice,
+    degrade,
+    phonemes,
+    synthesize_corpus,
+)
 
 pytest.importorskip("espeakng_loader")
 
@@ -88,3 +95,16 @@ def test_unknown_noise_or_voice_is_refused(tmp_path: Path):
     request = Request(tmp_path / "a.wav", "hello", Voice("xx+nobody"), Condition(), 0)
     with pytest.raises(ValueError, match="no voice 'xx\\+nobody'"):
         synthesize_corpus([request], num_processes=1)
+
+
+def test_phonemes_follow_the_sound_not_the_spelling():
+    texts, languages = ["knight", "night", "vaca", "baca", "schuh"], ["en", "en", "es", "es", "de"]
+    knight, night, vaca, baca, schuh = phonemes(texts, languages)
+    assert knight == night
+    assert vaca == baca
+    assert schuh == ["ʃ", "uː"]
+    first, both = phonemes(["one.", "one. two"], ["en", "en"])
+    assert both[: len(first)] == first  # a text of several clauses is spelled to its end
+    assert len(both) > len(first)
+    with pytest.raises(ValueError, match="does not speak the language 'xx-none'"):
+        phonemes(["a"], ["xx-none"])

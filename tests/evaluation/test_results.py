@@ -153,6 +153,13 @@ def test_pooling_languages_weighs_them_by_words_and_narrows_the_interval():
     assert pooled["wer_high"] == pytest.approx(0.3 + math.hypot(0.1 * 0.75, 0.2 * 0.25))
 
 
+def test_pooling_languages_weighs_their_character_errors_by_characters():
+    rows = make_results(arms=("base",), seeds=(0,))["rows"][:2]
+    rows[0] |= {"num_words": 100, "num_characters": 300, "cer": 0.1}
+    rows[1] |= {"num_words": 100, "num_characters": 900, "cer": 0.2}
+    assert summary.pool_rows(rows)["cer"] == pytest.approx((0.1 * 300 + 0.2 * 900) / 1200)
+
+
 def test_examples_are_chosen_by_position_and_stand_side_by_side():
     chosen = summary.select_examples(make_results()["transcripts"], 1)
     assert [records[0]["corpus"] for records in chosen] == ["home", "noise", "rate"]

@@ -221,6 +221,7 @@ def test_the_dict_holds_every_field():
     for key in ("num_utterances", "num_words", "wer", "cer", "wer_low", "wer_high", "normalizer"):
         assert key in fields
     assert fields["substitutions"] == 1
+    assert fields["num_characters"] == 3
 
 
 def test_importing_imports_no_jiwer():

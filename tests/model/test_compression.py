@@ -142,6 +142,13 @@ def test_snap_does_not_move_with_autocast(speech):
         assert torch.equal(snap_to_vocabulary(values, table, 0.8, 0.1), expected)
 
 
+def test_cosine_to_pad_does_not_move_with_autocast(speech):
+    values, pad = speech[0].float(), torch.linspace(-1, 1, 5)
+    expected = cosine_to_pad(values, pad)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(cosine_to_pad(values, pad), expected)
+
+
 def test_cosines_are_finite_at_zero():
     x = torch.zeros(2, 3, requires_grad=True)
     (unit(x).sum() + cosine_to_pad(x, torch.zeros(3)).sum()).backward()

@@ -213,6 +213,19 @@ def test_no_gradient_reaches_the_token_embeddings_through_an_objective(
     assert torch.equal(model.get_input_embeddings().weight, table)
 
 
+def test_the_pair_holds_the_embeddings_as_the_language_model_receives_them(setup: Any) -> None:
+    model, processor, dataset = setup
+    batch = SpeechTextCollator(processor)([dataset[0], dataset[1]])
+    embed = model.get_input_embeddings()
+    embed.embed_scale = 4.0  # as Gemma 3's table has it
+    outputs = model(**batch)
+    pair = speech_text_pair(
+        model, outputs, text_ids=batch["text_ids"], text_mask=batch["text_mask"]
+    )
+    assert torch.equal(pair.embedding_table, 4 * embed.weight)
+    assert torch.equal(pair.pad_embedding, pair.embedding_table[model.config.pad_token_id])
+
+
 def test_a_weight_warms_up_linearly_over_its_share_of_the_steps() -> None:
     weighted = WeightedObjective(OTReg(), 0.5, warmup_fraction=0.2)
     assert [weighted.weight_at(step, 20) for step in (0, 1, 2, 4, 19)] == [0, 0.125, 0.25, 0.5, 0.5]

@@ -73,9 +73,9 @@ def unique_targets(
         first = position.expand(batch, length)
     else:
         unit = F.normalize(text if text.dtype == torch.float64 else text.float(), dim=-1)
-        close = (
-            torch.bmm(unit, unit.transpose(1, 2)) >= threshold - 1e-6
-        )  # equal rows round below 1
+        with torch.autocast(device_type=unit.device.type, enabled=False):
+            cosine = torch.bmm(unit, unit.transpose(1, 2))
+        close = cosine >= threshold - 1e-6  # equal rows round below 1
         close = close & mask.unsqueeze(1) & mask.unsqueeze(2)
         is_first = mask.clone()
         for j in range(length - 1):  # tokens close to a target cannot open one

@@ -46,6 +46,12 @@ def miniature(
         list[Path] | None,
         typer.Option(help="More text for the language model, a sentence a line; repeatable."),
     ] = None,
+    units: Annotated[
+        str,
+        typer.Option(
+            help="What the encoder learns: characters, or phonemes by espeak-ng (extra demo)."
+        ),
+    ] = "characters",
     seed: Annotated[int, typer.Option(min=0, help="Of weights and data order.")] = 0,
 ) -> None:
     """Train a tiny speech encoder and a tiny language model on your own manifests.
@@ -56,10 +62,13 @@ def miniature(
     for path in [*manifests, *(text or [])]:
         if not path.is_file():
             raise ValueError(f"no such file: {str(path)!r}")
-    from otreg.miniature import build_miniature
+    if units not in ("characters", "phonemes"):
+        raise ValueError(f"--units must be characters or phonemes, got {units!r}")
+    from otreg.miniature import MiniatureSettings, build_miniature
 
     quiet_transformers()
-    folder = build_miniature(manifests, out, texts=text or [], seed=seed)
+    settings = MiniatureSettings(units=units)  # type: ignore[arg-type]
+    folder = build_miniature(manifests, out, texts=text or [], seed=seed, settings=settings)
     typer.echo(
         f"model.audio_tower={folder / 'audio_tower'}\n"
         f"model.language_model={folder / 'language_model'}"

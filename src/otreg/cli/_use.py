@@ -148,8 +148,8 @@ def align(
         distances = plots.plot_distances(
             np.array(record["distances"]), record["tokens"], record["frame_s"], title=title
         )
-        plan.savefig(out / f"{name}.plan.png", dpi=160, facecolor="white")
-        distances.savefig(out / f"{name}.distances.png", dpi=160, facecolor="white")
+        plots.save_png(plan, out / f"{name}.plan.png")
+        plots.save_png(distances, out / f"{name}.distances.png")
     typer.echo(f"{len(names)} utterances: {out}")
 
 

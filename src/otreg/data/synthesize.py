@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from otreg.data.audio import SAMPLE_RATE_HZ
 
 _SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: the call returns once every sample was handed over
 _UTF8, _SSML = 1, 0x10
+_IPA_SEPARATED = 0x02 | ord("_") << 8  # phoneme mode: IPA, phonemes separated by underscores
 _RATE, _PITCH, _RANGE = 1, 3, 4  # espeak_PARAMETER
 _CALLBACK = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
@@ -64,6 +66,51 @@ class Request:
     seed: int
 
 
+def _start_espeak() -> tuple[ctypes.CDLL, int]:
+    """Start espeak-ng in this process; return its library and sampling rate in Hz."""
+    try:
+        import espeakng_loader
+    except ImportError as error:
+        raise ImportError("this needs espeak-ng: pip install 'otreg[demo]'") from error
+    library = ctypes.CDLL(espeakng_loader.get_library_path())
+    rate_hz = library.espeak_Initialize(
+        _SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0
+    )
+    if rate_hz <= 0:
+        raise RuntimeError(f"espeak-ng did not start (code {rate_hz})")
+    return library, rate_hz
+
+
+def phonemes(texts: Sequence[str], languages: Sequence[str]) -> list[list[str]]:
+    """Spell texts in espeak-ng's IPA phonemes, without stress marks and word boundaries.
+
+    Args:
+        texts: what is said.
+        languages: of each, as espeak-ng names them ("en", "es", "pt-br").
+
+    Returns:
+        For each text its phonemes in order; those of several letters stay whole.
+
+    Raises:
+        ImportError: when the extra `demo` is not installed.
+        ValueError: for a language that espeak-ng does not speak.
+    """
+    library, _ = _start_espeak()
+    library.espeak_TextToPhonemes.restype = ctypes.c_char_p
+    spelled = []
+    for text, language in zip(texts, languages, strict=True):
+        if library.espeak_SetVoiceByName(language.encode()) != 0:
+            raise ValueError(f"espeak-ng does not speak the language {language!r}")
+        rest = ctypes.c_char_p(text.encode())
+        symbols: list[str] = []
+        while rest.value:  # one clause a call
+            clause = library.espeak_TextToPhonemes(ctypes.byref(rest), _UTF8, _IPA_SEPARATED)
+            symbols += (clause or b"").decode().replace(" ", "_").split("_")
+        symbols = [re.sub(r"[ˈˌ]|\([a-z-]+\)", "", symbol) for symbol in symbols]
+        spelled.append([symbol for symbol in symbols if symbol])
+    return spelled
+
+
 class Synthesizer:
     """espeak-ng in this process; call it with a request to get float32 samples at 16 kHz.
 
@@ -73,18 +120,8 @@ class Synthesizer:
     """
 
     def __init__(self) -> None:
-        try:
-            import espeakng_loader
-        except ImportError as error:
-            raise ImportError(
-                "speech synthesis needs espeak-ng: pip install 'otreg[demo]'"
-            ) from error
-        self._library = ctypes.CDLL(espeakng_loader.get_library_path())
         self._chunks: list[np.ndarray] = []
-        data = espeakng_loader.get_data_path().encode()
-        self._rate_hz = self._library.espeak_Initialize(_SYNCHRONOUS, 0, data, 0)
-        if self._rate_hz <= 0:
-            raise RuntimeError(f"espeak-ng did not start (code {self._rate_hz})")
+        self._library, self._rate_hz = _start_espeak()
         self._callback = _CALLBACK(self._receive)  # kept: ctypes does not hold a reference
         self._library.espeak_SetSynthCallback(self._callback)
 

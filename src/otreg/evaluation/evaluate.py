@@ -162,7 +162,7 @@ def measure_gap(
     """
     if not isinstance(data, SpeechTextDataset):
         data = SpeechTextDataset(as_utterances(data), processor, encoder_cache=encoder_cache)
-    table = model.get_input_embeddings().weight.detach()
+    table = model.embedding_table().detach()
     pad = model.config.pad_token_id
     known_pad = pad if pad is not None and 0 <= pad < len(table) else None
     gap = ModalityGap(table, pad_token_id=known_pad)
@@ -209,7 +209,7 @@ def align(
     if not isinstance(data, SpeechTextDataset):
         data = SpeechTextDataset(as_utterances(data), processor, encoder_cache=encoder_cache)
     solve = objective or OTReg.paper(plan_gradient="stop", sparsity_weight=0.0)
-    table = model.get_input_embeddings().weight.detach()
+    table = model.embedding_table().detach()
     records: list[dict[str, Any]] = []
     chosen = range(len(data)) if positions is None else positions
     for examples, batch, features in _speech(model, processor, data, chosen, batch_size):

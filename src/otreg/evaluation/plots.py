@@ -5,7 +5,6 @@ are narrow, so that they stay readable on a phone; arms differ in colour (Okabe 
 safe for colour-blind readers) and in marker. Matplotlib is imported when the first figure is drawn.
 """
 
-import base64
 import io
 import math
 import re
@@ -265,13 +264,6 @@ def save_png(figure: "Figure", path: str | Path | IO[bytes], *, dpi: int = 160) 
     """Write the figure as a PNG on white."""
     with _quiet_glyphs():
         figure.savefig(path, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
-
-
-def figure_to_png_base64(figure: "Figure", *, dpi: int = 160) -> str:
-    """The figure as a data URI of a PNG on white, for viewers without SVG."""
-    buffer = io.BytesIO()
-    save_png(figure, buffer, dpi=dpi)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 @contextmanager

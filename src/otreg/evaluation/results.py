@@ -4,7 +4,7 @@ The file is one JSON object (strict JSON: no NaN, no infinity). Lists of records
 key; docs/evaluation.md describes every field:
 
     rows         arm, seed, corpus, language -> error rates (this list must be there)
-    gap          arm, seed, corpus           -> gap measures, by the names in modality_gap.MEASURES
+    gap          arm, seed, corpus           -> gap measures, by the names in measures.MEASURES
     transcripts  arm, seed, corpus, id       -> reference and hypothesis, as scored
     alignments   arm, seed, corpus, id       -> transport plan and distances of one utterance
     curves       arm, seed, stage, step      -> logged values of the training

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from otreg.evaluation.wer import macro_average
+
 _COUNTS = (
     "num_utterances",
     "num_words",
@@ -74,7 +76,8 @@ def corpora(results: Mapping[str, Any]) -> dict[str, str]:
 def pool_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """One record for several languages (or other parts) of one arm, seed and corpus.
 
-    wer is all errors over all words. wer_low and wer_high join the parts' bootstrap intervals as
+    wer is all errors over all words, cer over all characters (over words, where an older file has no
+    num_characters). wer_low and wer_high join the parts' bootstrap intervals as
     those of independent samples: the distances to the ends, weighted by words, add in squares.
 
     Args:
@@ -126,7 +129,7 @@ def macro(
             found = [pooled.get((arm, seed, corpus), {}).get(field) for corpus in names]
             known = [value for value in found if value is not None]
             if names and len(known) == len(names):
-                values.setdefault(arm, {})[seed] = sum(known) / len(known)
+                values.setdefault(arm, {})[seed] = macro_average(known)
     return values
 
 

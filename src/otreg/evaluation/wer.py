@@ -109,6 +109,7 @@ class ErrorRates:
     Args:
         num_utterances: utterances.
         num_words: words of the references; characters where characters are the words.
+        num_characters: characters of the references, spaces counted.
         wer: (substitutions + deletions + insertions) / num_words, a fraction.
         cer: the same over characters, spaces counted; equals wer where characters are the words.
         substitutions, deletions, insertions: of words.
@@ -123,6 +124,7 @@ class ErrorRates:
 
     num_utterances: int
     num_words: int
+    num_characters: int
     wer: float
     cer: float
     substitutions: int
@@ -210,6 +212,7 @@ def error_rates(
     return ErrorRates(
         num_utterances=len(references),
         num_words=int(num_words.sum()),
+        num_characters=sum(len(row) for row in characters.references),
         wer=float(errors.sum() / num_words.sum()),
         cer=float(characters.cer),
         substitutions=words.substitutions,

@@ -2,7 +2,8 @@
 
 Pure functions on masked batches, in the order in which the model applies them: `merge_pairs`, then
 (for what enters the language model) `keep_log_weight` in training or `frames_to_keep` at inference,
-and `snap_to_vocabulary`. `compact` takes removed positions out of a padded batch.
+and `snap_to_vocabulary`. `compaction_index` and `gather_rows` take removed positions out of a padded
+batch.
 
 Source: arXiv 2508.08131 (merge, then drop; thresholds open; soft in training, real at inference).
 That the soft weight enters the attention logits as its logarithm is ours: scaling an embedding by m
@@ -57,7 +58,8 @@ def merge_pairs(speech: Tensor, mask: Tensor, threshold: float) -> tuple[Tensor,
 
 def cosine_to_pad(speech: Tensor, pad_embedding: Tensor) -> Tensor:
     """Measure the cosine of every frame to the pad embedding, (batch, frames), in float32."""
-    return unit(speech) @ unit(pad_embedding.detach())
+    with torch.autocast(speech.device.type, enabled=False):
+        return unit(speech) @ unit(pad_embedding.detach())
 
 
 def frames_to_keep(speech: Tensor, mask: Tensor, pad_embedding: Tensor, threshold: float) -> Tensor:

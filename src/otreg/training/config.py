@@ -97,9 +97,10 @@ class ModelConfig:
         adapter_type: `stack_mlp` or `conv`.
         adapter_stack: encoder frames that become one speech embedding.
         adapter_hidden_size: width inside the adapter.
-        adapter_layers: blocks of the convolutional adapter.
+        adapter_layers: hidden layers of `stack_mlp`, blocks of `conv`.
         adapter_kernel: frames under a kernel of the convolutional adapter.
-        adapter_ffn_ratio, adapter_dropout: of the convolutional adapter.
+        adapter_ffn_ratio: of the convolutional adapter.
+        adapter_dropout: inside the adapter.
         short_mel: Whisper only: encode the true length instead of 30 s.
         prompt_template, separator, instruction: the prompt, see `SpeechLMProcessor`.
         lora: low-rank updates of the language model.
@@ -138,7 +139,7 @@ class DataConfig:
     Args:
         train: manifests (JSONL) to train on.
         validation: manifests for the loss on held-out speech, at the end of every stage.
-        cache_encoder: encode every utterance once and keep the frozen encoder's outputs in memory.
+        cache_encoder: encode every utterance once and keep the frozen encoder's outputs on disk.
         cache_dir: where to keep them, to share between runs of one encoder; None = in the run
             folder.
         cache_batch_size: utterances encoded at a time for the cache.

@@ -96,7 +96,7 @@ def speech_text_pair(
         text_ids: (batch, tokens) long, the transcripts' tokens alone.
         text_mask: (batch, tokens) bool, True = real.
     """
-    table = model.get_input_embeddings().weight.detach()  # type: ignore[operator]  # (vocab, dim)
+    table = model.embedding_table().detach()  # type: ignore[operator]  # (vocab, dim)
     text_ids = text_ids.masked_fill(~text_mask, 0)  # the padding's id may lie outside the table
     return SpeechTextPair(
         speech=outputs["speech_embeds"],

@@ -264,6 +264,8 @@ def _training_arguments(
         "per_device_eval_batch_size": stage.batch_size or 8,
         "label_names": ["labels"],
         "dataloader_pin_memory": torch.cuda.is_available(),
+        # Apple's GPUs have no float64, which the implicit gradient needs, and no CTC.
+        "use_cpu": torch.backends.mps.is_available(),
         "data_seed": seed,
         # Heads of objectives stand outside forward(), where DDP would take them for unused.
         "ddp_find_unused_parameters": False,
