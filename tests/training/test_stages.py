@@ -16,8 +16,6 @@ from otreg.data import SpeechTextDataset, TokenBudgetBatchSampler
 from otreg.model import SpeechLMForConditionalGeneration
 from otreg.training import ConfigError, config_from_dict, load_config, load_model, train
 from otreg.training.batches import EqualEpochs
-from otreg.training.config import ModelConfig
-from otreg.training.models import build_model, set_compression
 
 Towers = tuple[Path, Path]
 OTREG = {"otreg": {"weight": 0.3}}
@@ -235,15 +233,6 @@ def test_stage_compression_stays_for_the_stages_after(
     run(run_config(towers, manifest, stages), tmp_path)
     config = load_model(str(tmp_path))[0].config
     assert (config.snap, config.merge_threshold, config.drop_threshold) == (0.3, 0.9, None)
-
-
-def test_a_stage_drops_nothing_by_a_pad_row_of_zeros(towers: Towers) -> None:
-    model, _ = build_model(ModelConfig(audio_tower=str(towers[0]), language_model=str(towers[1])))
-    with torch.no_grad():
-        model.get_input_embeddings().weight[model.config.pad_token_id] = 0
-    with pytest.raises(ConfigError, match="the embedding of the pad token is zero"):
-        set_compression(model, {"drop_threshold": 0.9})
-    assert model.config.drop_threshold is None
 
 
 def test_half_precision_towers_train_adapter_and_lora_in_float32(

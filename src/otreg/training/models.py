@@ -86,7 +86,7 @@ def set_compression(
         values: of `snap`, `merge_threshold`, …; None switches a threshold off.
 
     Raises:
-        ConfigError: a value out of its range, or drop_threshold with a pad token without a vector.
+        ConfigError: a value out of its range.
     """
     if not values:
         return
@@ -94,12 +94,6 @@ def set_compression(
         SpeechLMConfig.from_dict(model.config.to_dict() | dict(values))
     except ValueError as error:
         raise ConfigError(f"model: {error}") from error
-    pad = model.pad_embedding()
-    if values.get("drop_threshold") is not None and float(pad.norm()) < 1e-3:
-        raise ConfigError(
-            "model: drop_threshold is set but the embedding of the pad token is zero, so no frame is "
-            "ever alike; leave drop_threshold out, or use a language model whose pad token has a vector"
-        )
     for key, value in values.items():
         setattr(model.config, key, value)
 
