@@ -240,6 +240,12 @@ def test_training_the_encoder_and_caching_it_conflict(path: Path) -> None:
         load_config(path, ["data.cache_encoder=true", "stages.0.train=[audio_tower]"])
 
 
+def test_an_adapter_may_have_no_hidden_layer(path: Path) -> None:
+    assert load_config(path, ["model.adapter_layers=0"]).model.adapter_layers == 0
+    with pytest.raises(ConfigError, match="adapter_layers"):
+        load_config(path, ["model.adapter_layers=-1"])
+
+
 def test_an_objective_of_ones_own_needs_no_registration(path: Path) -> None:
     config = load_config(
         path, ["stages.1.objectives.mine={weight: 1, type: 'some.module:Objective'}"]

@@ -115,7 +115,7 @@ class ModelConfig:
     adapter_type: str | None = None
     adapter_stack: Count | None = None
     adapter_hidden_size: Count | None = None
-    adapter_layers: Count | None = None
+    adapter_layers: Annotated[int, Strict(), Field(ge=0)] | None = None
     adapter_kernel: Count | None = None
     adapter_ffn_ratio: Annotated[Number, Field(gt=0)] | None = None
     adapter_dropout: Fraction | None = None
