@@ -49,6 +49,17 @@ def test_gradients_are_finite_when_padding_is_not(index):
     assert all(torch.isfinite(p.grad).all() for p in adapter.parameters())
 
 
+@pytest.mark.parametrize("kind", [StackMLPAdapter, ConvAdapter])
+@torch.no_grad()
+def test_dropout_acts_in_training_alone(kind):
+    torch.manual_seed(0)
+    hidden = torch.randn(4, 11, 6)
+    adapter = kind(6, 10, hidden_size=12, dropout=0.5)
+    assert not torch.equal(adapter(hidden, MASK)[0], adapter(hidden, MASK)[0])
+    adapter.eval()
+    assert torch.equal(adapter(hidden, MASK)[0], adapter(hidden, MASK)[0])
+
+
 @pytest.mark.parametrize("norm", [0.3, 1.0, 40.0])
 @torch.no_grad()
 def test_outputs_start_at_the_wanted_norm(norm):
