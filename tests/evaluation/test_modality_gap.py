@@ -142,7 +142,10 @@ def test_retrieval_counts_a_repeated_transcript_once_and_collapse_fails_it():
 
 def test_retrieval_ranks_among_the_first_utterances_alone():
     generator = torch.Generator().manual_seed(0)
-    table, speech = torch.randn(9, 6, generator=generator), torch.randn(5, 4, 6, generator=generator)
+    table, speech = (
+        torch.randn(9, 6, generator=generator),
+        torch.randn(5, 4, 6, generator=generator),
+    )
     ids = torch.tensor([[1, 2], [3, 4], [5, 6], [7, 8], [2, 3]])
     few, first = measure(speech, ids, table, max_retrieval=3), measure(speech[:3], ids[:3], table)
     for name in ("pooled_top1", "pooled_mrr", "late_top1", "late_mrr"):
