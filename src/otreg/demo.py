@@ -275,7 +275,8 @@ def _run_arms(
                         )
                         pending[submitted] = (key, job)
                 else:
-                    parts.append(future.result())
+                    part: dict[str, Any] = future.result()  # type: ignore[assignment]
+                    parts.append(part)
                     clock.done(f"{arm.name} (seed {arm.seed}) trained and evaluated")
     return parts
 

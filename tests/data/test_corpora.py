@@ -58,3 +58,31 @@ def test_unknown_language_or_family_is_refused():
 def test_asking_for_more_sentences_than_there_are_is_refused():
     with pytest.raises(ValueError, match="asked for 100000 different sentences"):
         sentences("de", "test", 100_000, seed=0)
+
+
+def test_no_evaluation_sentence_is_in_anything_trained_on(tmp_path, monkeypatch):
+    from otreg.data import demo_corpora
+    from otreg.data.manifest import Utterance
+
+    written: dict[str, list[Utterance]] = {}
+    monkeypatch.setattr(demo_corpora, "_synthesize", lambda corpora: None)
+    monkeypatch.setattr(demo_corpora, "read_manifest", lambda path: written[path.parent.name])
+    monkeypatch.setattr(demo_corpora, "write_manifest", lambda path, utterances: None)
+    plan = demo_corpora._plan
+
+    def keep(folder, *arguments, **options):
+        corpus = plan(folder, *arguments, **options)
+        written[folder.name] = corpus.utterances
+        return corpus
+
+    monkeypatch.setattr(demo_corpora, "_plan", keep)
+    settings = demo_corpora.CorporaSettings()
+    demo = demo_corpora.build_demo_corpora(tmp_path, settings, split="test")
+    trained = {"towers", "towers-sentences", "train"}
+    assert trained <= written.keys()
+    assert len(written) == len(trained) + 2 * len(demo.evaluation)
+    seen = {u.text for name in trained for u in written[name]}
+    seen |= set(demo.text.read_text(encoding="utf-8").splitlines())
+    held_out = {u.text for name, corpus in written.items() if name not in trained for u in corpus}
+    assert len(held_out) > 1000
+    assert not seen & held_out

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Collection
 
 from otreg.data._lexicon import LEXICON
 
@@ -46,8 +47,15 @@ def sentence(language: str, family: str, rng: random.Random) -> str:
     return _SLOT.sub(lambda match: rng.choice(lexicon["slots"][match[1]].split(",")), template)
 
 
-def sentences(language: str, family: str, count: int, seed: int | str) -> list[str]:
-    """Draw `count` sentences, no two alike where the family has that many; see `sentence`.
+def sentences(
+    language: str,
+    family: str,
+    count: int,
+    seed: int | str,
+    *,
+    exclude: Collection[str] = (),
+) -> list[str]:
+    """Draw `count` different sentences, none of them in `exclude`; see `sentence`.
 
     Raises:
         ValueError: if the family cannot give `count` different sentences.
@@ -57,7 +65,9 @@ def sentences(language: str, family: str, count: int, seed: int | str) -> list[s
     for _ in range(count * 50):
         if len(drawn) == count:
             break
-        drawn.setdefault(sentence(language, family, rng))
+        text = sentence(language, family, rng)
+        if text not in exclude:
+            drawn.setdefault(text)
     if len(drawn) < count:
         raise ValueError(
             f"{language} {family}: asked for {count} different sentences, found {len(drawn)}; "

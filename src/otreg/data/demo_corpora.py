@@ -1,5 +1,9 @@
 """The corpora of the demo: which voices, sentences and channels stand for which shift.
 
+No sentence of an evaluation corpus of either split is in anything that is trained on: not in the
+paired speech, not in the encoder's, not in the language model's text. (The text has other sentences
+of the same templates: a language model knows its language.)
+
 Three groups of voices are kept apart from one another: `towers` speak to the encoder's own training,
 `paired` to the speech language model's, and two groups of unheard voices are for evaluation. Splits
 `development` and `test` share no voice, no template family and no channel setting outside the
@@ -12,7 +16,7 @@ import hashlib
 import json
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -123,40 +127,55 @@ def build_demo_corpora(out: Path | str, settings: CorporaSettings, *, split: str
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: expected {' or '.join(SPLITS)}")
     out = Path(out)
-    size = settings.test_utterances
-    # name: (template family, voices, channel, utterances a language)
-    corpora: dict[str, tuple[str, str, _Draw, int]] = {
-        "towers": ("salad", "towers", _varied, settings.tower_utterances * 3 // 4),
-        "towers-sentences": ("paired", "towers", _varied, settings.tower_utterances // 4),
-        "train": ("paired", "paired", _plain, settings.train_utterances),
-        IN_DOMAIN: ("paired", "paired", _plain, size),
-        "voices": ("paired", split, _plain, size),
-        "rate": ("paired", "paired", _rate(split), size),
-        "noise": ("paired", "paired", _channel(split), size),
-        "templates": (split, "paired", _plain, size),
-        "all": (split, split, _channel(split), size),
+    evaluation = {name: _plan_evaluation(out, settings, name) for name in SPLITS}
+    held_out = {
+        u.text for plans in evaluation.values() for c in plans.values() for u in c.utterances
     }
-    planned: dict[str, _Corpus] = {}
-    for name, (family, voices, draw, count) in corpora.items():
-        trained_on = name in ("towers", "towers-sentences", "train")
-        folder = out / (name if trained_on else f"{split}-{name}")
-        planned[name] = _plan(folder, family, _VOICES[voices], draw, count, settings.seed)
-    _synthesize([corpus for corpus in planned.values() if not corpus.is_complete()])
-    manifests = {name: corpus.manifest for name, corpus in planned.items()}
-    evaluation = {
-        name: path for name, path in manifests.items() if path.parent.name.startswith(split)
+    trained_on = {
+        name: _plan(out / name, family, voices, draw, count, settings.seed, exclude=held_out)
+        for name, (family, voices, draw, count) in {
+            "towers": ("salad", "towers", _varied, settings.tower_utterances * 3 // 4),
+            "towers-sentences": ("paired", "towers", _varied, settings.tower_utterances // 4),
+            "train": ("paired", "paired", _plain, settings.train_utterances),
+        }.items()
     }
+    planned = [*trained_on.values(), *evaluation[split].values()]
+    _synthesize([corpus for corpus in planned if not corpus.is_complete()])
     towers = out / "towers.jsonl"
-    _join([manifests["towers"], manifests["towers-sentences"]], towers)
+    _join([trained_on["towers"].manifest, trained_on["towers-sentences"].manifest], towers)
     text = out / "text.txt"
     lines = [
         line
         for language in LANGUAGES
         for family in FAMILIES
-        for line in sentences(language, family, settings.text_sentences, settings.seed + 1)
+        for line in sentences(
+            language, family, settings.text_sentences, settings.seed + 1, exclude=held_out
+        )
     ]
     text.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return DemoCorpora(towers, text, manifests["train"], evaluation)
+    return DemoCorpora(
+        towers,
+        text,
+        trained_on["train"].manifest,
+        {name: corpus.manifest for name, corpus in evaluation[split].items()},
+    )
+
+
+def _plan_evaluation(out: Path, settings: CorporaSettings, split: str) -> dict[str, _Corpus]:
+    """Draw the evaluation corpora of a split: the training's kind of speech, and each shift of it."""
+    return {
+        name: _plan(
+            out / f"{split}-{name}", family, voices, draw, settings.test_utterances, settings.seed
+        )
+        for name, (family, voices, draw) in {
+            IN_DOMAIN: ("paired", "paired", _plain),
+            "voices": ("paired", split, _plain),
+            "rate": ("paired", "paired", _rate(split)),
+            "noise": ("paired", "paired", _channel(split)),
+            "templates": (split, "paired", _plain),
+            "all": (split, split, _channel(split)),
+        }.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -187,15 +206,22 @@ class _Corpus:
 
 
 def _plan(
-    folder: Path, family: str, voices: tuple[str, ...], draw: _Draw, count: int, seed: int
+    folder: Path,
+    family: str,
+    group: str,
+    draw: _Draw,
+    count: int,
+    seed: int,
+    *,
+    exclude: Collection[str] = (),
 ) -> _Corpus:
-    """Draw the sentences, voices and channels of one corpus."""
+    """Draw the sentences, voices of a group, and channels of one corpus."""
     rng = random.Random(f"{seed} {folder.name}")
     requests, utterances = [], []
     for language in LANGUAGES:
-        drawn = sentences(language, family, count, f"{seed} {folder.name}")
+        drawn = sentences(language, family, count, f"{seed} {folder.name}", exclude=exclude)
         for number, text in enumerate(drawn):
-            speaker = rng.choice(voices)
+            speaker = rng.choice(_VOICES[group])
             name = f"{rng.choice(_ACCENTS[language])}+{speaker}"
             voice = Voice(name, pitch=rng.randint(35, 65))
             path = folder / "audio" / f"{language}-{number:04d}.wav"
