@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 ARGS ?=
 
-# The CPU build of torch comes first: with no torch installed, a plain `pip install otreg` lets pip
-# pick the newest build, which brings gigabytes of CUDA packages that a laptop does not need.
+# torch comes first, by itself: with none installed, the package's own `torch>=…` would let pip pick
+# the newest build, which may bring gigabytes of CUDA packages that a laptop does not need. Where your
+# package index has CPU builds apart, name one: make demo TORCH="torch==2.13.0+cpu --index-url …".
 define install
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install -q "$(TORCH)"
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install -q $(TORCH)
 	$(BIN)/pip install -q -e ".[$(1)]"
 endef
 

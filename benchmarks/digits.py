@@ -116,7 +116,8 @@ def main() -> None:
                 )
                 results = run / "results.json"
                 tests = [f"{name}={manifests[name]}" for name in ("heard", "unheard")]
-                otreg("evaluate", run, "--data", tests[0], "--data", tests[1], "--out", results)
+                data = ["--data", tests[0], "--data", tests[1], "--in-domain", "heard"]
+                otreg("evaluate", run, *data, "--out", results)
                 rows = json.loads(results.read_text())["rows"]
                 table.append((held_out, arm, seed, {row["corpus"]: row["wer"] for row in rows}))
     print(

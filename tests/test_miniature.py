@@ -137,3 +137,8 @@ def test_transcripts_that_cannot_belong_to_the_audio_are_refused(tmp_path):
     write_manifest(tmp_path / "m.jsonl", [Utterance("a", tmp_path / "a.wav", text, "de")])
     with pytest.raises(ValueError, match="more units than the encoder has frames"):
         build_miniature([tmp_path / "m.jsonl"], tmp_path / "out", settings=TINY, num_processes=1)
+
+
+def test_towers_that_stand_are_not_overwritten(manifest, towers):
+    with pytest.raises(ValueError, match="audio_tower exists already; name another folder"):
+        build_miniature([manifest], towers, settings=TINY, num_processes=1)

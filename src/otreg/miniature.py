@@ -37,7 +37,7 @@ from transformers import (
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from otreg.data.audio import SAMPLE_RATE_HZ, load_audio
+from otreg.data.audio import SAMPLE_RATE_HZ, audio_info, load_audio
 from otreg.data.manifest import Utterance, read_manifest
 from otreg.model.encoders import run_encoder
 from otreg.model.frames import FramePlan, apply_frame_plan, encoder_frame_plan
@@ -45,7 +45,7 @@ from otreg.model.frames import FramePlan, apply_frame_plan, encoder_frame_plan
 logger = logging.getLogger(__name__)
 
 PAD, UNK, BOS, EOS, ASR = SPECIAL_TOKENS = ("<pad>", "<unk>", "<bos>", "<eos>", "<asr>")
-_MIN_POSITIONS = 750  # 30 s at 25 frames a second, Whisper's own window
+_WINDOW_S = 30  # Whisper's own window; longer where an utterance is
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class MiniatureSettings:
         language_model_learning_rate: peak.
         deletion: share of tokens that the noisy copy X~ lacks.
         substitution: share of tokens that X~ has replaced by random ones.
+        repetition: chance that a token of X~ stands twice, as sounds stand over several frames.
     """
 
     hidden_size: int = 128
@@ -89,6 +90,7 @@ class MiniatureSettings:
     language_model_learning_rate: float = 2e-3
     deletion: float = 0.06
     substitution: float = 0.12
+    repetition: float = 0.3
 
 
 def build_miniature(
@@ -115,10 +117,13 @@ def build_miniature(
         `out` as a path.
 
     Raises:
-        ValueError: a manifest or text file is empty or wrong.
+        ValueError: a manifest or text file is empty or wrong, or `out` holds towers already.
     """
     settings = settings or MiniatureSettings()
     out = Path(out)
+    for name in ("audio_tower", "language_model"):
+        if (out / name).exists():
+            raise ValueError(f"{out / name} exists already; name another folder, or remove it")
     utterances = [u for manifest in manifests for u in read_manifest(manifest)]
     if not utterances:
         raise ValueError("otreg miniature needs at least one manifest with utterances")
@@ -181,10 +186,6 @@ class _MuonAndAdamW(torch.optim.Optimizer):
     def __init__(
         self, matrices: list[nn.Parameter], others: list[nn.Parameter], lr: float, muon_lr: float
     ) -> None:
-        if not hasattr(torch.optim, "Muon"):
-            raise RuntimeError(
-                f"otreg miniature needs torch.optim.Muon, so torch >= 2.9; this is {torch.__version__}"
-            )
         self.parts = [
             torch.optim.Muon(
                 matrices, lr=muon_lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
@@ -344,7 +345,8 @@ def _language_model_batches(
             event = rng.random()
             if event >= settings.deletion:
                 replaced = event < settings.deletion + settings.substitution
-                noisy.append(rng.randrange(first, len(tokenizer)) if replaced else token)
+                heard = rng.randrange(first, len(tokenizer)) if replaced else token
+                noisy += [heard] * (1 + (rng.random() < settings.repetition))
         return [bos, *noisy, asr, *tokens, eos], len(noisy) + 2
 
     # Four batches are drawn at a time and cut from their examples sorted by length: less padding.
@@ -419,12 +421,13 @@ def train_encoder(
     Raises:
         ValueError: no utterance is long enough for its transcript.
     """
+    longest_s = max(audio_info(utterance).duration_s for utterance in utterances)
     extractor = WhisperFeatureExtractor(
         feature_size=settings.num_mels,
         hop_length=settings.hop_length,
         n_fft=2 * settings.hop_length,
         sampling_rate=SAMPLE_RATE_HZ,
-        chunk_length=30,
+        chunk_length=max(_WINDOW_S, math.ceil(longest_s)),
     )
     features = [
         torch.from_numpy(
@@ -440,16 +443,15 @@ def train_encoder(
     spelled = _spell(utterances, settings.units)
     alphabet = sorted({unit for units in spelled for unit in units})
     index = {unit: number for number, unit in enumerate(alphabet, start=1)}
-    targets = [torch.tensor([index[unit] for unit in units]) for units in spelled]
+    targets = [torch.tensor([index[unit] for unit in units], dtype=torch.long) for units in spelled]
     torch.manual_seed(seed)
-    longest = math.ceil(max(len(frames) for frames in features) / 2)
     config = WhisperConfig(
         d_model=settings.hidden_size,
         encoder_layers=settings.encoder_layers,
         encoder_attention_heads=4,
         encoder_ffn_dim=4 * settings.hidden_size,
         num_mel_bins=settings.num_mels,
-        max_source_positions=max(longest, _MIN_POSITIONS),
+        max_source_positions=extractor.nb_max_frames // 2,
         architectures=["WhisperEncoder"],
         vocab_size=4,  # of the decoder that is never built; so are these ids
         pad_token_id=0,
