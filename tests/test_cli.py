@@ -213,8 +213,13 @@ def test_demo_and_miniature_call_what_they_name(
     out, options = calls.pop()
     assert (out, options["seeds"], options["arms"]) == (tmp_path, 2, ["base", "otreg"])
     manifest = place / "train" / "manifest.jsonl"
-    assert main(["miniature", str(manifest), "--out", str(tmp_path), "--seed", "4"]) == 0
-    assert calls == [([manifest], tmp_path, {"texts": [], "seed": 4})]
+    command = ["miniature", str(manifest), "--out", str(tmp_path), "--seed", "4"]
+    (tmp_path / "more.txt").write_text("one two\n")
+    more = tmp_path / "more.txt"
+    assert main([*command, "--units", "phonemes", "--text", str(more)]) == 0
+    settings = otreg.miniature.MiniatureSettings(units="phonemes")
+    assert calls == [([manifest], tmp_path, {"texts": [more], "seed": 4, "settings": settings})]
+    assert main([*command, "--units", "letters"]) == 2
 
 
 MISTAKES = {

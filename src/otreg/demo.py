@@ -206,7 +206,7 @@ def _towers(out: Path, corpora: DemoCorpora, recipe: DemoRecipe) -> Path:
     data = [
         hashlib.sha256(path.read_bytes()).hexdigest() for path in (corpora.towers, corpora.text)
     ]
-    folder = out / "towers" / _digest(asdict(recipe.miniature), asdict(recipe.corpora), data)
+    folder = out / "towers" / _digest(asdict(recipe.miniature), data)
     if not folder.is_dir():
         partial = folder.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
@@ -218,15 +218,24 @@ def _towers(out: Path, corpora: DemoCorpora, recipe: DemoRecipe) -> Path:
 def _arm_config(
     recipe: DemoRecipe, name: str, seed: int, towers: Path, corpora: DemoCorpora, out: Path
 ) -> RunConfig:
-    overrides = [
-        f"seed={seed}",
-        f"model.audio_tower={towers / 'audio_tower'}",
-        f"model.language_model={towers / 'language_model'}",
-        f"data.train={corpora.train}",
-        f"data.cache_dir={out / 'encoder-cache' / towers.name}",
-        *recipe.arms[name],
-    ]
-    return config_from_dict(apply_overrides(recipe.run, overrides), source=f"demo.yaml, arm {name}")
+    run = apply_overrides(recipe.run, recipe.arms[name])
+    run["seed"] = seed
+    run["model"] |= {
+        "audio_tower": str(towers / "audio_tower"),
+        "language_model": str(towers / "language_model"),
+    }
+    run["data"] |= {
+        "train": [str(corpora.train)],
+        "cache_dir": str(out / "encoder-cache" / towers.name),
+    }
+    return config_from_dict(run, source=f"demo.yaml, arm {name}")
+
+
+class _Pool(ProcessPoolExecutor):
+    """A pool that does not start what still waits when something has failed."""
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        self.shutdown(wait=True, cancel_futures=error is not None)
 
 
 def _run_arms(
@@ -240,7 +249,7 @@ def _run_arms(
     """Train each distinct first stage once, then every arm from it, as many at a time as allowed."""
     context = multiprocessing.get_context("spawn")
     parts: list[dict[str, Any]] = []
-    with ProcessPoolExecutor(num_processes, mp_context=context, initializer=one_thread) as pool:
+    with _Pool(num_processes, mp_context=context, initializer=one_thread) as pool:
         cache = out / "encoder-cache" / Path(str(jobs[0].config.model.audio_tower)).parent.name
         manifests = {"train": corpora.train, **_evaluation(corpora, split)}
         cached = [
