@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from otreg.data._lexicon import LEXICON
 from otreg.data.corpora import FAMILIES, LANGUAGES, sentence, sentences, vocabulary
 from otreg.data.demo_corpora import _CHANNELS, _RATES, _VOICES, SPLITS
 
@@ -55,9 +56,12 @@ def test_unknown_language_or_family_is_refused():
         sentence("en", "prose", random.Random(0))
 
 
-def test_asking_for_more_sentences_than_there_are_is_refused():
-    with pytest.raises(ValueError, match="asked for 100000 different sentences"):
-        sentences("de", "test", 100_000, seed=0)
+def test_asking_for_more_sentences_than_there_are_is_refused(monkeypatch):
+    monkeypatch.setitem(LEXICON["de"]["templates"], "test", ["guten {hour}"])
+    hours = len(LEXICON["de"]["slots"]["hour"].split(","))
+    assert len(sentences("de", "test", hours, seed=0)) == hours
+    with pytest.raises(ValueError, match=f"asked for 9 different sentences, found {hours}"):
+        sentences("de", "test", 9, seed=0)
 
 
 def test_no_evaluation_sentence_is_in_anything_trained_on(tmp_path, monkeypatch):
