@@ -12,27 +12,19 @@ LEXICON: dict[str, dict[str, Any]] = {
         "slots": {
             "person": "anna,peter,maria,thomas,my brother,my sister,the teacher,the farmer,"
             "the doctor,our neighbour,the baker,the pilot,daniel,sofia,victor,julia,"
-            "martin,helen,oscar,emma,the soldier,the captain,the waiter,the painter,"
-            "your grandfather,their daughter",
+            "martin,helen",
             "did": "found,bought,sold,painted,carried,dropped,cleaned,hid,borrowed,broke,"
-            "carved,fixed,lost,mended,opened,polished,repaired,stole,threw,washed,"
-            "wrapped",
+            "carved,fixed,lost,mended",
             "colour": "red,blue,green,yellow,black,white,brown,golden",
             "thing": "basket,bottle,hammer,lamp,mirror,pencil,ring,table,umbrella,violin,"
             "candle,bicycle,blanket,bucket,camera,carpet,clock,curtain,dress,drum,"
-            "engine,feather,guitar,jacket,kettle,ladder,letter,magnet,needle,parcel,"
-            "piano,pillow,rocket,saddle,shovel,statue,sweater,ticket,trumpet,vase,"
-            "wallet,whistle",
+            "engine,feather,guitar,jacket",
             "place": "in the garden,at the station,near the river,behind the church,"
             "on the bridge,at the market,in the kitchen,under the tree,"
-            "near the castle,beside the fountain,inside the museum,at the airport,"
-            "outside the hospital,along the beach,above the tunnel,"
-            "between the houses,at the theatre,in the village",
+            "near the castle,beside the fountain,inside the museum,at the airport",
             "day": "monday,tuesday,wednesday,thursday,friday,saturday,sunday",
-            "adverb": "slowly,quietly,carefully,early,together,again,gently,loudly,quickly,"
-            "badly,alone,outside",
-            "moves": "walks,runs,swims,dances,sings,waits,whispers,laughs,studies,climbs,"
-            "jumps,sleeps,smiles,works",
+            "adverb": "slowly,quietly,carefully,early,together,again,gently,loudly",
+            "moves": "walks,runs,swims,dances,sings,waits,whispers,laughs,studies",
             "number": "two,three,four,five,six,seven,eight,nine,ten,twelve,twenty",
             "animals": "horses,rabbits,sheep,pigeons,frogs,spiders,turtles,foxes,camels,wolves",
             "motion": "crossed,followed,reached,left,circled",
@@ -60,9 +52,6 @@ LEXICON: dict[str, dict[str, Any]] = {
                 "{person} and {person} {did} the {thing}",
                 "on {day} {person} {did} the {thing}",
                 "{person} {moves} {adverb} {place}",
-                "the {thing} the {thing} and the {thing}",
-                "{colour} {thing} {colour} {thing} {adverb}",
-                "{did} {moves} {day} {adverb} {thing}",
             ],
             "development": [
                 "before {hour} {person} {motion} the {ground} {adverb}",
@@ -86,26 +75,19 @@ LEXICON: dict[str, dict[str, Any]] = {
         "slots": {
             "person": "ana,pedro,lucía,tomás,mi hermano,mi hermana,el maestro,la doctora,"
             "el granjero,la vecina,el panadero,el piloto,daniel,sofía,víctor,julia,"
-            "martín,elena,óscar,emma,el soldado,la capitana,el camarero,el pintor,"
-            "tu abuelo,su hija",
+            "martín,elena",
             "did": "encontró,compró,vendió,pintó,llevó,perdió,limpió,escondió,abrió,arregló,"
-            "cerró,cogió,cortó,envolvió,guardó,lavó,mostró,olvidó,rompió,robó,tiró",
+            "cerró,cogió,cortó,envolvió",
             "colour": "rojo,negro,blanco,amarillo,dorado,morado",
             "thing": "cesto,vaso,martillo,espejo,lápiz,anillo,paraguas,violín,sombrero,libro,"
             "reloj,zapato,cuchillo,teléfono,vestido,tambor,cuadro,plato,tenedor,"
-            "abrigo,bolso,cepillo,collar,dibujo,escudo,frasco,globo,guante,jabón,"
-            "juguete,ladrillo,mapa,motor,pañuelo,paquete,peine,periódico,regalo,"
-            "sillón,tornillo,traje,billete",
+            "abrigo,bolso,cepillo,collar,dibujo",
             "place": "en el jardín,en la estación,cerca del río,detrás de la iglesia,"
             "sobre el puente,en el mercado,en la cocina,bajo el árbol,"
-            "junto a la fuente,dentro del museo,en el aeropuerto,fuera del hospital,"
-            "por la playa,sobre el túnel,entre las casas,en el teatro,en el pueblo,"
-            "frente al castillo",
+            "junto a la fuente,dentro del museo,en el aeropuerto,fuera del hospital",
             "day": "lunes,martes,miércoles,jueves,viernes,sábado,domingo",
-            "adverb": "despacio,temprano,siempre,junto,mucho,afuera,suavemente,rápido,solo,"
-            "tarde,bien,aquí",
-            "moves": "camina,corre,nada,baila,canta,espera,susurra,ríe,estudia,sube,salta,"
-            "duerme,sonríe,trabaja",
+            "adverb": "despacio,temprano,siempre,junto,mucho,afuera,suavemente,rápido",
+            "moves": "camina,corre,nada,baila,canta,espera,susurra,ríe,estudia",
             "number": "dos,tres,cuatro,cinco,seis,siete,ocho,nueve,diez,doce,veinte",
             "animals": "caballos,conejos,patos,ranas,gatos,lobos,zorros,camellos,burros,monos",
             "motion": "cruzaron,siguieron,dejaron,rodearon,buscaron",
@@ -133,9 +115,6 @@ LEXICON: dict[str, dict[str, Any]] = {
                 "{person} y {person} tienen el {thing}",
                 "el {day} {person} {did} el {thing}",
                 "{person} {moves} {adverb} {place}",
-                "el {thing} el {thing} y el {thing}",
-                "{thing} {colour} {thing} {colour} {adverb}",
-                "{did} {moves} {day} {adverb} {thing}",
             ],
             "development": [
                 "antes del {hour} {person} {moves} hacia el {ground}",
@@ -159,26 +138,19 @@ LEXICON: dict[str, dict[str, Any]] = {
         "slots": {
             "person": "hanna,jonas,greta,lukas,mein bruder,meine schwester,der lehrer,"
             "die ärztin,der bauer,die nachbarin,der bäcker,der pilot,daniel,sofia,"
-            "viktor,julia,martin,helene,oskar,emma,der soldat,die kapitänin,"
-            "der kellner,der maler,dein großvater,ihre enkelin",
+            "viktor,julia,martin,helene",
             "did": "findet,kauft,verkauft,malt,trägt,verliert,putzt,versteckt,öffnet,"
-            "schließt,bricht,schneidet,wäscht,flickt,holt,leiht,nimmt,zeigt,vergisst,"
-            "stiehlt,wirft",
+            "schließt,bricht,schneidet,wäscht,flickt",
             "colour": "roten,blauen,grünen,gelben,schwarzen,weißen,braunen,goldenen",
             "thing": "korb,becher,hammer,spiegel,bleistift,ring,tisch,schirm,mantel,schuh,"
             "teller,stuhl,löffel,teppich,koffer,vorhang,kessel,ball,besen,brief,"
-            "drachen,eimer,fernseher,handschuh,hut,kamm,kasten,knopf,kuchen,motor,"
-            "nagel,ofen,pinsel,pullover,rucksack,sattel,schrank,stiefel,topf,"
-            "umschlag,wecker,zettel",
+            "drachen,eimer,fernseher,handschuh",
             "place": "im garten,am bahnhof,neben dem fluss,hinter der kirche,auf der brücke,"
             "auf dem markt,in der küche,unter dem baum,am brunnen,im museum,"
-            "am flughafen,vor dem krankenhaus,am strand,über dem tunnel,"
-            "zwischen den häusern,im theater,in der stadt,bei der burg",
+            "am flughafen,vor dem krankenhaus",
             "day": "montag,dienstag,mittwoch,donnerstag,freitag,samstag,sonntag",
-            "adverb": "langsam,leise,vorsichtig,früh,zusammen,wieder,sanft,laut,schnell,"
-            "schlecht,allein,draußen",
-            "moves": "läuft,rennt,schwimmt,tanzt,singt,wartet,flüstert,lacht,lernt,klettert,"
-            "springt,schläft,lächelt,arbeitet",
+            "adverb": "langsam,leise,vorsichtig,früh,zusammen,wieder,sanft,laut",
+            "moves": "läuft,rennt,schwimmt,tanzt,singt,wartet,flüstert,lacht,lernt",
             "number": "zwei,drei,vier,fünf,sechs,sieben,acht,neun,zehn,zwölf,zwanzig",
             "animals": "pferde,hasen,schafe,tauben,frösche,spinnen,kamele,füchse,wölfe,enten",
             "motion": "queren,suchen,erreichen,verlassen,umkreisen",
@@ -206,9 +178,6 @@ LEXICON: dict[str, dict[str, Any]] = {
                 "{person} und {person} haben den {thing}",
                 "am {day} {did} {person} den {thing}",
                 "{person} {moves} {adverb} {place}",
-                "den {thing} den {thing} und den {thing}",
-                "{colour} {thing} {colour} {thing} {adverb}",
-                "{did} {moves} {day} {adverb} {thing}",
             ],
             "development": [
                 "vor {hour} {motion} {person} das {ground} {adverb}",
