@@ -85,12 +85,12 @@ class MiniatureSettings:
     encoder_muon_learning_rate: float = 5e-3
     language_model_layers: int = 3
     vocab_size: int = 160
-    language_model_steps: int = 1000
+    language_model_steps: int = 1700
     language_model_batch_size: int = 32
     language_model_learning_rate: float = 2e-3
     deletion: float = 0.06
     substitution: float = 0.12
-    repetition: float = 0.3
+    repetition: float = 0.15
 
 
 def build_miniature(
