@@ -9,10 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from otreg.data.manifest import Utterance, write_manifest
-from otreg.miniature import (
-    MiniatureSettings,
+from otreg.miniature import MiniatureSettings, build_miniature
+from otreg.miniature.language_model import (
     _language_model_batches,
-    build_miniature,
     give_pad_a_vector,
     train_tokenizer,
 )
