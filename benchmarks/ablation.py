@@ -59,6 +59,11 @@ ROWS: dict[str, list[str]] = {
         SNAP,
         "stages.adapt.model.snap=0.8",
     ],
+    "best: weaker LoRA": [*_ot(BOTH), *_ctc("align"), SNAP, "model.lora.alpha=4"],
+    "base: weaker LoRA": ["model.lora.alpha=4"],
+    "base: kernel 3": ["model.adapter_kernel=3"],
+    "best: kernel 3": [*_ot(BOTH), *_ctc("align"), SNAP, "model.adapter_kernel=3"],
+    "base: language model frozen": ["stages.align.train=[adapter]"],
     "best: weight 1": [
         *(override.replace("weight: 0.3", "weight: 1") for override in _ot(BOTH)),
         *_ctc("align"),
