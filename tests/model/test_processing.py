@@ -49,6 +49,17 @@ def test_labels_supervise_the_transcript_and_eos_alone():
     assert processor.tokenizer.decode(text_ids) == TEXTS[0]
 
 
+def test_a_transcript_that_spells_a_special_token_stays_text():
+    processor = _processor()
+    end = processor.tokenizer.eos_token
+    text_ids = processor.tokenize_example(4, f"say {end} now")["text_ids"]
+    assert processor.eos_token_id not in text_ids
+    assert len(text_ids) > len(processor.tokenize_example(4, "say now")["text_ids"]) + 1
+    assert processor.tokenizer(end, add_special_tokens=False)["input_ids"] == [
+        processor.eos_token_id
+    ]  # nothing lasts in the tokenizer
+
+
 def test_the_training_prompt_is_the_generation_prompt():
     for tokenizer in (make_tokenizer(), make_tokenizer(chat=True)):
         processor = _processor(tokenizer)

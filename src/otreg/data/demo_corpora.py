@@ -96,8 +96,8 @@ def _varied(rng: random.Random) -> Condition:
 
 _RATES: dict[str, tuple[int, ...]] = {"development": (130, 260), "test": (120, 270)}
 _CHANNELS: dict[str, Condition] = {
-    "development": Condition(snr_db=15.0, noise="white", reverberation_s=0.2),
-    "test": Condition(snr_db=15.0, noise="pink", reverberation_s=0.25),
+    "development": Condition(snr_db=20.0, noise="white", reverberation_s=0.2),
+    "test": Condition(snr_db=20.0, noise="pink", reverberation_s=0.25),
 }
 
 

@@ -194,7 +194,7 @@ class SpeechLMProcessor(ProcessorMixin):
         ids = [*prompt.before, *[self.audio_token_id] * num_speech_frames, *prompt.after]
         if text is None:
             return {"input_ids": ids, "labels": None, "text_ids": None}
-        text_ids = encode(self.tokenizer, text)
+        text_ids = encode(self.tokenizer, text, special_tokens=False)
         if not text_ids:
             raise ValueError(f"the transcript {text!r} has no tokens; leave the utterance out")
         target = [*text_ids, self.eos_token_id]

@@ -121,6 +121,16 @@ def default_separator(tokenizer: Any) -> str:
     return "" if not ids or tokenizer.unk_token_id in ids else "\n"
 
 
-def encode(tokenizer: Any, text: str) -> list[int]:
-    """Tokenise text without adding bos or eos."""
-    return tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+def encode(tokenizer: Any, text: str, *, special_tokens: bool = True) -> list[int]:
+    """Tokenise text without adding bos or eos.
+
+    Args:
+        tokenizer: Hugging Face's.
+        text: may be empty.
+        special_tokens: the spelling of a special token in the text is that token (a template's);
+            False = it is text like any other (a transcript's).
+    """
+    if not text:
+        return []
+    options = {} if special_tokens else {"split_special_tokens": True}
+    return tokenizer(text, add_special_tokens=False, **options)["input_ids"]
