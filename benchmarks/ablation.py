@@ -21,7 +21,8 @@ from otreg.evaluation import summary
 
 OT = "objectives.otreg={weight: 0.3, warmup_fraction: 0.1%s}"
 CTC_TIED = "objectives.ctc={weight: 0.3, options: {tied: true}}"
-SNAP = "stages.align.model.snap=0.8"
+SNAP = "model.snap=0.8"
+LATE_SNAP = "stages.align.model.snap=0.8"
 
 
 def _ot(stages: str, **options: object) -> list[str]:
@@ -34,49 +35,34 @@ def _ctc(stages: str) -> list[str]:
     return [f"stages.{stage}.{CTC_TIED}" for stage in stages.split()]
 
 
+def _every_stage(setting: str) -> list[str]:
+    return [f"stages.{stage}.{setting}" for stage in BOTH.split()]
+
+
+def _weight_1(overrides: list[str]) -> list[str]:
+    return [override.replace("weight: 0.3", "weight: 1") for override in overrides]
+
+
 BOTH = "adapt align"
+BEST = [*_ot(BOTH), *_ctc(BOTH), SNAP]
+FROZEN = "stages.align.train=[adapter]"
 ROWS: dict[str, list[str]] = {
-    # one ingredient at a time
-    "otreg: stage 2 only": _ot("align"),
-    "ctc tied": _ctc("align"),
-    "ctc tied: both stages": _ctc(BOTH),
+    # one ingredient of best, then two: best without the third
+    "ctc tied": _ctc(BOTH),
     "snap": [SNAP],
+    "otreg + ctc tied": [*_ot(BOTH), *_ctc(BOTH)],
     "otreg + snap": [*_ot(BOTH), SNAP],
-    "otreg + ctc tied": [*_ot(BOTH), *_ctc("align")],
-    "ctc tied + snap": [*_ctc("align"), SNAP],
-    "ctc tied both + snap": [*_ctc(BOTH), SNAP],
-    "best: ctc in both stages": [*_ot(BOTH), *_ctc(BOTH), SNAP],
-    "best: stage 2 only": [*_ot("align"), *_ctc("align"), SNAP],
-    "best: language model frozen": [
-        *_ot(BOTH),
-        *_ctc("align"),
-        SNAP,
-        "stages.align.train=[adapter]",
-    ],
-    "best: snap in both stages": [
-        *_ot(BOTH),
-        *_ctc("align"),
-        SNAP,
-        "stages.adapt.model.snap=0.8",
-    ],
-    "best: weaker LoRA": [*_ot(BOTH), *_ctc("align"), SNAP, "model.lora.alpha=4"],
-    "base: weaker LoRA": ["model.lora.alpha=4"],
-    "base: kernel 3": ["model.adapter_kernel=3"],
-    "best: kernel 3": [*_ot(BOTH), *_ctc("align"), SNAP, "model.adapter_kernel=3"],
-    "base: language model frozen": ["stages.align.train=[adapter]"],
-    "best: weight 1": [
-        *(override.replace("weight: 0.3", "weight: 1") for override in _ot(BOTH)),
-        *_ctc("align"),
-        SNAP,
-    ],
-    "otreg: weight 1": [override.replace("weight: 0.3", "weight: 1") for override in _ot(BOTH)],
+    "ctc tied + snap": [*_ctc(BOTH), SNAP],
+    # stage 2 alone
+    "otreg: stage 2 only": _ot("align"),
+    "ctc tied: stage 2 only": _ctc("align"),
+    "snap: stage 2 only": [LATE_SNAP],
+    "best: stage 2 only": [*_ot("align"), *_ctc("align"), LATE_SNAP],
     # the paper's loss at another weight
     "otreg-paper: weight 3": ["stages.align.objectives.otreg_paper={weight: 3}"],
-    "otreg-paper: both stages": [
-        "stages.adapt.objectives.otreg_paper={weight: 0.3}",
-        "stages.align.objectives.otreg_paper={weight: 0.3}",
-    ],
+    "otreg-paper: both stages": _every_stage("objectives.otreg_paper={weight: 0.3}"),
     # options of OTReg
+    "otreg: weight 1": _weight_1(_ot(BOTH)),
     "otreg: no prior": _ot(BOTH, position_prior=0),
     "otreg: prior 0.5": _ot(BOTH, position_prior=0.5),
     "otreg: cost": _ot(BOTH, loss="cost", plan_gradient="implicit"),
@@ -91,18 +77,20 @@ ROWS: dict[str, list[str]] = {
     "diagonal only": _ot(BOTH, similarity="false", position_prior=1.0),
     "nearest token": _ot(BOTH, rho_target=0, position_prior=0),
     # compression
-    "best + merge 0.9": [
-        *_ot(BOTH),
-        *_ctc("align"),
-        SNAP,
-        "stages.align.model.merge_threshold=0.9",
-    ],
+    "best + merge 0.9": [*BEST, "stages.align.model.merge_threshold=0.9"],
     "best + pad anchor + drop 0.8": [
         *_ot(BOTH, pad_anchor="true"),
-        *_ctc("align"),
+        *_ctc(BOTH),
         SNAP,
         "stages.align.model.drop_threshold=0.8",
     ],
+    # another budget
+    "base: language model frozen": [FROZEN],
+    "best: language model frozen": [*BEST, FROZEN],
+    "base: stage 2 at 3e-3": ["stages.align.learning_rate=3e-3"],
+    "best: stage 2 at 3e-3": [*BEST, "stages.align.learning_rate=3e-3"],
+    "base: batch 48": _every_stage("batch_size=48"),
+    "best: batch 48": [*BEST, *_every_stage("batch_size=48")],
 }
 
 

@@ -116,6 +116,22 @@ def test_train_leaves_a_run_that_says_what_it_was(place: Path) -> None:
     assert (run / "model" / "model.safetensors").is_file()
 
 
+def test_an_interrupted_run_is_resumed_to_the_same_model(place: Path, tmp_path: Path) -> None:
+    recipe, data = str(place / "recipe.yaml"), f"data.train={place / 'train/manifest.jsonl'}"
+    every_step = "stages.align.trainer={save_steps: 1}"
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    arguments = ["train", recipe, data, "seed=5", every_step, "--out"]
+    assert main([*arguments, str(whole)]) == 0
+    shutil.copytree(whole, broken)
+    shutil.rmtree(broken / "model")
+    newest = max(broken.rglob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
+    assert newest.name == "checkpoint-2"
+    shutil.rmtree(newest)
+    assert main([*arguments, str(broken), "--resume"]) == 0
+    saved = [folder / "model" / "model.safetensors" for folder in (whole, broken)]
+    assert saved[0].read_bytes() == saved[1].read_bytes()
+
+
 def test_evaluate_writes_rows_gap_and_the_runs_facts(evaluated: Path) -> None:
     results = json.loads((evaluated / "results.json").read_text())
     rows = {row["corpus"]: row for row in results["rows"]}
@@ -166,6 +182,9 @@ def test_transcribe_writes_one_line_for_each_file(
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("\t")[0] for line in lines] == audio
     assert lines[0] == lines[2]
+    options = ["--max-new-tokens", "4", "--batch-size", "1", "--language", "en"]
+    assert main(["transcribe", run, *audio, *options]) == 0
+    assert capsys.readouterr().out.splitlines() == lines
 
 
 def test_align_writes_plots_and_numbers(place: Path, tmp_path: Path) -> None:

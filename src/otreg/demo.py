@@ -23,7 +23,14 @@ from typing import Any
 from otreg.data.demo_corpora import IN_DOMAIN, CorporaSettings, DemoCorpora, build_demo_corpora
 from otreg.miniature import MiniatureSettings, build_miniature, one_thread
 from otreg.training._loading import ConfigError, apply_overrides, nearest, parse_yaml
-from otreg.training.config import RunConfig, config_from_dict, config_to_dict, load_config
+from otreg.training.config import (
+    STAGE_MODEL_KEYS,
+    ModelConfig,
+    RunConfig,
+    config_from_dict,
+    config_to_dict,
+    load_config,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -173,14 +180,9 @@ class _Arm:
 
     def rest(self, first: Path) -> RunConfig:
         """The later stages, going on from the model of the first."""
-        model = _replace(
-            self.config.model,
-            init=str(first),
-            **{
-                name: None
-                for name in vars(self.config.model)
-                if name.startswith(("audio_tower", "language_model", "adapter_", "short_mel"))
-            },
+        kept = ("lora", "dtype", *STAGE_MODEL_KEYS)  # the rest is the first stage's model's own
+        model = ModelConfig(
+            init=str(first), **{name: getattr(self.config.model, name) for name in kept}
         )
         return _replace(self.config, model=model, stages=self.config.stages[1:])
 
@@ -228,7 +230,13 @@ def _arm_config(
         "train": [str(corpora.train)],
         "cache_dir": str(out / "encoder-cache" / towers.name),
     }
-    return config_from_dict(run, source=f"demo.yaml, arm {name}")
+    config = config_from_dict(run, source=f"demo.yaml, arm {name}")
+    if len(config.stages) < 2:
+        raise ConfigError(
+            f"the demo's run has {len(config.stages)} stage in arm {name!r}, but needs two or more: "
+            "the arms go on from the first, which those that agree in it share"
+        )
+    return config
 
 
 class _Pool(ProcessPoolExecutor):

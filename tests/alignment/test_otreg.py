@@ -226,7 +226,7 @@ def test_marginals_hold() -> None:
 )
 def test_gradient_with_respect_to_speech_is_exact(case: str) -> None:
     pair = make_pair(batch=2, frames=5, tokens=4)
-    options = CASES[case].replace(epsilon=0.2, tol=1e-12)
+    options = dataclasses.replace(CASES[case], epsilon=0.2, tol=1e-12)
 
     def loss(speech: Tensor) -> Tensor:
         return options(dataclasses.replace(pair, speech=speech)).loss

@@ -235,6 +235,24 @@ def test_stage_compression_stays_for_the_stages_after(
     assert (config.snap, config.merge_threshold, config.drop_threshold) == (0.3, 0.9, None)
 
 
+def test_a_stage_that_drops_frames_needs_a_pad_embedding(
+    towers: Towers, manifest: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    audio_tower, language_model = towers
+    without = tmp_path / "language_model"
+    shutil.copytree(language_model, without)
+    model = AutoModelForCausalLM.from_pretrained(language_model)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[model.config.pad_token_id] = 0
+    model.save_pretrained(without)
+    stages = [stage("a", model={"drop_threshold": 0.8})]
+    config = run_config((audio_tower, without), manifest, stages)
+    with pytest.raises(ConfigError, match="pad_token_id 0 is zero, so no frame is ever alike"):
+        run(config, tmp_path / "run")
+
+
 def test_half_precision_towers_train_adapter_and_lora_in_float32(
     towers: Towers, manifest: Path, tmp_path: Path
 ) -> None:

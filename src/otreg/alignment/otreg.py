@@ -2,7 +2,7 @@
 
 # ruff: noqa: F722
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -63,8 +63,8 @@ class OTReg:
     Returns:
         Calling it on a SpeechTextPair gives an AlignmentOutput: loss (batch,), plan (batch, frames,
         targets), terms named after the losses ("cost" always, "sparsity", "vocabulary" or
-        "entropic" where used) and "unconverged" (1 where the solver stopped short), targets,
-        converged.
+        "entropic" where used), "unconverged" (1 where the solver stopped short) and "iterations"
+        (the solver's sweeps), targets, converged.
 
     Raises:
         ValueError: on options out of range or in conflict, and when the pair lacks what they need.
@@ -212,6 +212,7 @@ class OTReg:
             if self.sparsity_weight > 0:
                 loss = loss + self.sparsity_weight * terms["sparsity"]
         terms["unconverged"] = (~result.converged).to(cost.dtype)
+        terms["iterations"] = result.num_iters.to(cost.dtype)
         terms = {name: term.detach() for name, term in terms.items()}
         return AlignmentOutput(loss, plan, terms, targets, result.converged)
 
@@ -259,10 +260,6 @@ class OTReg:
         expected = (rows * logits.gather(2, index)).sum(2)  # (batch, frames)
         frame_loss = torch.where(frame_mask, logits.logsumexp(2) - expected, 0.0)
         return frame_loss.sum(1) / frame_mask.sum(1)
-
-    def replace(self, **options: Any) -> "OTReg":
-        """A copy with some options changed."""
-        return replace(self, **options)
 
 
 def sparsity(

@@ -86,7 +86,7 @@ def set_compression(
         values: of `snap`, `merge_threshold`, …; None switches a threshold off.
 
     Raises:
-        ConfigError: a value out of its range.
+        ConfigError: a value out of its range, or frames to drop and no pad embedding.
     """
     if not values:
         return
@@ -94,6 +94,14 @@ def set_compression(
         SpeechLMConfig.from_dict(model.config.to_dict() | dict(values))
     except ValueError as error:
         raise ConfigError(f"model: {error}") from error
+    if (
+        values.get("drop_threshold") is not None
+        and float(model.pad_embedding().detach().norm()) < 1e-3
+    ):
+        raise ConfigError(
+            f"drop_threshold is set, but the embedding of pad_token_id {model.config.pad_token_id} "
+            "is zero, so no frame is ever alike; leave drop_threshold out or give it a vector"
+        )
     for key, value in values.items():
         setattr(model.config, key, value)
 
