@@ -44,20 +44,22 @@ def _weight_1(overrides: list[str]) -> list[str]:
 
 
 BOTH = "adapt align"
-BEST = [*_ot(BOTH), *_ctc(BOTH), SNAP]
+WARM = _ot(BOTH, temperature=0.1)  # the temperature of tied CTC and snap
+BEST = [*WARM, *_ctc(BOTH), SNAP]
+CTC_COLD = [override.replace("true}", "true, temperature: 0.05}") for override in _ctc(BOTH)]
 FROZEN = "stages.align.train=[adapter]"
 ROWS: dict[str, list[str]] = {
     # one ingredient of best, then two: best without the third
     "ctc tied": _ctc(BOTH),
     "snap": [SNAP],
-    "otreg + ctc tied": [*_ot(BOTH), *_ctc(BOTH)],
-    "otreg + snap": [*_ot(BOTH), SNAP],
+    "otreg + ctc tied": [*WARM, *_ctc(BOTH)],
+    "otreg + snap": [*WARM, SNAP],
     "ctc tied + snap": [*_ctc(BOTH), SNAP],
     # stage 2 alone
     "otreg: stage 2 only": _ot("align"),
     "ctc tied: stage 2 only": _ctc("align"),
     "snap: stage 2 only": [LATE_SNAP],
-    "best: stage 2 only": [*_ot("align"), *_ctc("align"), LATE_SNAP],
+    "best: stage 2 only": [*_ot("align", temperature=0.1), *_ctc("align"), LATE_SNAP],
     # the paper's loss at another weight
     "otreg-paper: weight 3": ["stages.align.objectives.otreg_paper={weight: 3}"],
     "otreg-paper: both stages": _every_stage("objectives.otreg_paper={weight: 0.3}"),
@@ -72,14 +74,20 @@ ROWS: dict[str, list[str]] = {
     "otreg: count": _ot(BOTH, target_mass="count"),
     "otreg: all tokens apart": _ot(BOTH, unique_threshold="null"),
     "otreg: epsilon 0.05": _ot(BOTH, epsilon=0.05),
+    # the temperature of the vocabulary losses
     "otreg: temperature 0.2": _ot(BOTH, temperature=0.2),
+    "otreg: temperature 0.1": WARM,
+    "otreg: temperature 0.03": _ot(BOTH, temperature=0.03),
+    "ctc tied: temperature 0.05": CTC_COLD,
+    "otreg + ctc tied: temperature 0.05": [*_ot(BOTH), *CTC_COLD],
+    "best: temperature 0.05": [*_ot(BOTH), *CTC_COLD, SNAP, "model.snap_temperature=0.05"],
     # controls
     "diagonal only": _ot(BOTH, similarity="false", position_prior=1.0),
     "nearest token": _ot(BOTH, rho_target=0, position_prior=0),
     # compression
     "best + merge 0.9": [*BEST, "stages.align.model.merge_threshold=0.9"],
     "best + pad anchor + drop 0.8": [
-        *_ot(BOTH, pad_anchor="true"),
+        *_ot(BOTH, pad_anchor="true", temperature=0.1),
         *_ctc(BOTH),
         SNAP,
         "stages.align.model.drop_threshold=0.8",

@@ -93,7 +93,7 @@ class OTReg:
     position_prior: float = 0.1
     position_width: float = 0.2
     similarity: bool = True
-    temperature: float = 0.1
+    temperature: float = 0.05
 
     @classmethod
     def paper(cls, **overrides: Any) -> "OTReg":
