@@ -45,7 +45,12 @@ def _weight_1(overrides: list[str]) -> list[str]:
 
 BOTH = "adapt align"
 WARM = _ot(BOTH, temperature=0.1)  # the temperature of tied CTC and snap
-BEST = [*WARM, *_ctc(BOTH), SNAP]
+BEST = [
+    *_ot(BOTH, temperature=0.1, pad_anchor="true"),
+    *_ctc(BOTH),
+    SNAP,
+    "stages.align.model.drop_threshold=0.8",
+]
 CTC_COLD = [override.replace("true}", "true, temperature: 0.05}") for override in _ctc(BOTH)]
 FROZEN = "stages.align.train=[adapter]"
 ROWS: dict[str, list[str]] = {
@@ -86,12 +91,8 @@ ROWS: dict[str, list[str]] = {
     "nearest token": _ot(BOTH, rho_target=0, position_prior=0),
     # compression
     "best + merge 0.9": [*BEST, "stages.align.model.merge_threshold=0.9"],
-    "best + pad anchor + drop 0.8": [
-        *_ot(BOTH, pad_anchor="true", temperature=0.1),
-        *_ctc(BOTH),
-        SNAP,
-        "stages.align.model.drop_threshold=0.8",
-    ],
+    "best: no pad anchor or dropping": [*WARM, *_ctc(BOTH), SNAP],
+    "best: pad anchor but no dropping": BEST[:-1],
     # another budget
     "base: language model frozen": [FROZEN],
     "best: language model frozen": [*BEST, FROZEN],
