@@ -25,7 +25,6 @@ from otreg.miniature import MiniatureSettings, build_miniature, one_thread
 from otreg.training._loading import ConfigError, apply_overrides, nearest, parse_yaml
 from otreg.training.config import (
     STAGE_MODEL_KEYS,
-    ModelConfig,
     RunConfig,
     config_from_dict,
     config_to_dict,
@@ -181,9 +180,8 @@ class _Arm:
     def rest(self, first: Path) -> RunConfig:
         """The later stages, going on from the model of the first."""
         kept = ("lora", "dtype", *STAGE_MODEL_KEYS)  # the rest is the first stage's model's own
-        model = ModelConfig(
-            init=str(first), **{name: getattr(self.config.model, name) for name in kept}
-        )
+        fixed = {name: None for name in vars(self.config.model) if name not in kept}
+        model = _replace(self.config.model, **(fixed | {"init": str(first)}))
         return _replace(self.config, model=model, stages=self.config.stages[1:])
 
 
