@@ -55,6 +55,8 @@ def save_towers(root: Path) -> tuple[Path, Path]:
             eos_token_id=2,
         )
     )
+    with torch.no_grad():  # random, as its neighbours: a new embedding's padding row is zero
+        language_model.get_input_embeddings().weight[0].normal_(std=0.02)
     encoder = WhisperEncoder(
         WhisperConfig(
             d_model=16,

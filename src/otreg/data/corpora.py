@@ -1,10 +1,10 @@
 """Sentences for the miniature: template grammars in English, Spanish and German.
 
 Each language has three families of templates. `paired` is what speech is paired with in training;
-`development` and `test` are never spoken in training: their templates, and a third to a half of
-their words, differ from those of `paired` and from each other, so an error rate on `test` is read on
-sentences that no choice was made on. `salad` draws words of the whole lexicon in random order: text
-for learning to spell and to copy, which favours no family.
+`development` and `test` are never spoken in training: their templates differ from those of `paired`
+and from each other's, and about a fifth of their words are in no paired sentence, so an error rate
+on `test` is read on sentences that no choice was made on. `salad` draws words of the whole lexicon in
+random order: text for learning to spell and to copy, which favours no family.
 """
 
 from __future__ import annotations
