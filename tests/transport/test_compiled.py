@@ -1,5 +1,7 @@
 """The compiled solver against the reference, and on problems that are hard to get right."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +13,10 @@ from torch import Tensor
 from otreg import sinkhorn
 from otreg.transport import compiled, cosine_cost
 
+# Looks for the compiler alone: where there is one, a solver that does not build fails these tests.
 needs_compiler = pytest.mark.skipif(
-    not compiled.is_available(), reason="no C++ compiler or no ninja here"
+    shutil.which(os.environ.get("CXX", "c++")) is None,
+    reason="no C++ compiler on this machine, where otreg solves in torch (tested below and beside)",
 )
 RELAXATIONS = [(None, None), (None, 0.3), (0.3, None), (0.2, 0.5), (None, 0.0), (0.0, 0.4)]
 
