@@ -51,6 +51,16 @@ def test_speech_is_16_khz_and_repeats_with_the_seed(spoken):
     assert np.abs(spoken["a"]).max() == pytest.approx(0.5, abs=0.01)
 
 
+def test_breathy_voices_repeat_from_process_to_process(tmp_path):
+    takes = []
+    for take in ("one", "two"):
+        path = tmp_path / f"{take}.wav"
+        request = Request(path, "the red lamp", Voice("en-us+Alicia"), Condition(), 7)
+        synthesize_corpus([request], num_processes=1)
+        takes.append(path.read_bytes())
+    assert takes[0] == takes[1]
+
+
 def test_rate_pauses_and_voice_change_the_speech(spoken):
     assert len(spoken["fast"]) < 0.8 * len(spoken["a"])
     assert len(spoken["pauses"]) > len(spoken["a"]) + 16000 * 0.15 * 5

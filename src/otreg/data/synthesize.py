@@ -144,6 +144,8 @@ class Synthesizer:
             (_RANGE, request.voice.pitch_range),
         ):
             self._library.espeak_SetParameter(parameter, value, 0)
+        # Breathy voices draw their noise from espeak-ng's own generator, which the clock seeds.
+        self._library.espeak_ng_SetRandSeed(ctypes.c_long(request.seed))
         data = _with_pauses(request.text, request.condition.pause_probability, rng).encode()
         self._chunks = []
         code = self._library.espeak_Synth(data, len(data) + 1, 0, 1, 0, _UTF8 | _SSML, None, None)
@@ -218,7 +220,9 @@ def _synthesize_all(requests: Sequence[Request]) -> None:
 def synthesize_corpus(requests: Sequence[Request], *, num_processes: int = 2) -> None:
     """Write a 16 kHz file for each request (format by the path's extension), in parallel.
 
-    A worker's error is raised here; files already written stay.
+    The same requests in the same order give the same samples (espeak-ng carries the phase of its
+    voice from one utterance to the next). A worker's error is raised here; files already written
+    stay.
     """
     for folder in {request.path.parent for request in requests}:
         folder.mkdir(parents=True, exist_ok=True)
