@@ -1,4 +1,4 @@
-"""The exact derivative of a transport plan with respect to its cost."""
+"""The exact derivatives of a transport problem's value and plan with respect to its cost."""
 
 # ruff: noqa: F722
 from typing import Any
@@ -80,3 +80,20 @@ class ImplicitPlan(torch.autograd.Function):
         """Pull the gradient at the plan back to the cost."""
         (plan,) = ctx.saved_tensors
         return plan_vjp(grad_plan, plan, *ctx.settings), None, None, None, None
+
+
+class ValueOfCost(torch.autograd.Function):
+    """The identity on a problem's value, whose gradient at the cost is the plan (envelope theorem)."""
+
+    @staticmethod
+    def forward(ctx: Any, cost: Tensor, plan: Tensor, value: Tensor) -> Tensor:
+        """Return the value; the cost is an argument only to receive its gradient."""
+        ctx.save_for_backward(plan)
+        return value.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_value: Tensor) -> tuple[Tensor, None, None]:
+        """Scale the plan by the gradient at the value."""
+        (plan,) = ctx.saved_tensors
+        return grad_value[:, None, None] * plan, None, None

@@ -28,10 +28,15 @@ def solve_reference(
 ) -> tuple[
     Float[Tensor, "batch n"],
     Float[Tensor, "batch m"],
+    Float[Tensor, "batch n m"],
     Int[Tensor, " batch"],
     Float[Tensor, " batch"],
 ]:
-    """Iterate to the fixed point of the sweeps: potentials, sweeps taken, marginal error."""
+    """Iterate to the fixed point of the sweeps.
+
+    Returns:
+        f (batch, n), g (batch, m), plan (batch, n, m), num_iters (batch,), marginal error (batch,).
+    """
     rows, columns = a > 0, b > 0
     real = rows.unsqueeze(2) & columns.unsqueeze(1)
     log_tiny = _LOG_TINY[cost.dtype]
@@ -57,7 +62,7 @@ def solve_reference(
         error = error.detach() / mass
         active = ~(error <= tol)
         if sweeps >= max_iter or not bool(active.any()):
-            return f, g, num_iters, error
+            return f, g, _plan(cost, a, b, f, g, epsilon, real), num_iters, error
         if last_error is not None:
             rate, change = _update_rate(rate, change, error, last_error)
 
@@ -124,7 +129,7 @@ def _residual(
     return (marginal * torch.expm1(step.clamp(max=_MAX_DRIFT))).abs().sum(1)
 
 
-def plan_of(
+def _plan(
     cost: Float[Tensor, "batch n m"],
     a: Float[Tensor, "batch n"],
     b: Float[Tensor, "batch m"],

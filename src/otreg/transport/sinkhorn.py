@@ -11,8 +11,8 @@ from torch import Tensor
 from otreg._shapes import Float
 from otreg.transport.compiled import is_available as compiled_is_available
 from otreg.transport.compiled import solve_compiled
-from otreg.transport.implicit import ImplicitPlan
-from otreg.transport.reference import plan_of, solve_reference
+from otreg.transport.implicit import ImplicitPlan, ValueOfCost
+from otreg.transport.reference import solve_reference
 
 logger = logging.getLogger(__name__)
 
@@ -124,20 +124,19 @@ def sinkhorn(
     with torch.autocast(device_type=cost.device.type, enabled=False):
         a, b = a.detach().to(dtype), b.detach().to(dtype)
         _check_masses(a, b, balanced=rho_a is None and rho_b is None)
-        real = (a > 0).unsqueeze(2) & (b > 0).unsqueeze(1)
-        cost = torch.where(real, cost.to(dtype), 0.0)
         start = torch.zeros_like(b) if init is None else init.detach().to(dtype)
         start = torch.where(b > 0, start, 0.0)
         tau_a, tau_b = _tau(rho_a, epsilon), _tau(rho_b, epsilon)
-
         method = _choose_method(method, gradient, cost.device)
         settings = (epsilon, tau_a, tau_b, tol, max_iter)
         if method == "compiled":
+            cost = cost.to(dtype)
             f, g, plan, num_iters, error = solve_compiled(cost.detach(), a, b, start, *settings)
         else:
+            real = (a > 0).unsqueeze(2) & (b > 0).unsqueeze(1)
+            cost = torch.where(real, cost.to(dtype), 0.0)
             with torch.set_grad_enabled(torch.is_grad_enabled() and gradient == "unrolled"):
-                f, g, num_iters, error = solve_reference(cost, a, b, start, *settings)
-                plan = plan_of(cost, a, b, f, g, epsilon, real)
+                f, g, plan, num_iters, error = solve_reference(cost, a, b, start, *settings)
         converged = error <= tol
         if not bool(converged.all()):
             logger.warning(
@@ -151,9 +150,11 @@ def sinkhorn(
                 epsilon,
             )
         f, g = f.detach(), g.detach()
-        value = _value(cost, plan.detach(), a, b, f, g, epsilon, rho_a, rho_b)
-        if gradient == "implicit" and cost.requires_grad:
-            plan = ImplicitPlan.apply(cost, plan, epsilon, tau_a, tau_b)
+        value = _value(plan.detach(), a, b, f, g, epsilon, rho_a, rho_b)
+        if cost.requires_grad:
+            value = ValueOfCost.apply(cost, plan.detach(), value)
+            if gradient == "implicit":
+                plan = ImplicitPlan.apply(cost, plan, epsilon, tau_a, tau_b)
     return TransportResult(plan, value, f, g, num_iters, error, converged, method)
 
 
@@ -176,7 +177,6 @@ def _choose_method(method: str, gradient: str, device: torch.device) -> str:
 
 
 def _value(
-    cost: Float[Tensor, "batch n m"],
     plan: Float[Tensor, "batch n m"],
     a: Float[Tensor, "batch n"],
     b: Float[Tensor, "batch m"],
@@ -186,16 +186,16 @@ def _value(
     rho_a: float | None,
     rho_b: float | None,
 ) -> Float[Tensor, " batch"]:
-    """The primal value at the plan, with the plan as its gradient with respect to the cost."""
+    """The primal value at the plan."""
     # <P, C> + epsilon KL(P | a b') with log P/(a b') = (f + g - C) / epsilon put in.
-    value = (plan * (f.unsqueeze(2) + g.unsqueeze(1))).sum((1, 2))
-    value = value + epsilon * (a.sum(1) * b.sum(1) - plan.sum((1, 2)))
+    rows, columns = plan.sum(2), plan.sum(1)
+    value = (rows * f).sum(1) + (columns * g).sum(1)
+    value = value + epsilon * (a.sum(1) * b.sum(1) - rows.sum(1))
     if rho_a is not None:
-        value = value + rho_a * _kl(plan.sum(2), a)
+        value = value + rho_a * _kl(rows, a)
     if rho_b is not None:
-        value = value + rho_b * _kl(plan.sum(1), b)
-    transported = (plan * cost).sum((1, 2))
-    return value + (transported - transported.detach())
+        value = value + rho_b * _kl(columns, b)
+    return value
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:
