@@ -9,14 +9,21 @@ import torch
 from torch import Tensor
 
 from otreg._shapes import Float
+from otreg.transport.accelerated import solve_accelerated
 from otreg.transport.compiled import is_available as compiled_is_available
 from otreg.transport.compiled import solve_compiled
 from otreg.transport.implicit import ImplicitPlan, ValueOfCost
+from otreg.transport.newton import solve_newton
 from otreg.transport.reference import solve_reference
 
 logger = logging.getLogger(__name__)
 
-METHODS = ("auto", "reference", "compiled")
+_SOLVERS = {
+    "accelerated": solve_accelerated,
+    "compiled": solve_compiled,
+    "newton": solve_newton,
+}
+METHODS = ("auto", "reference", *_SOLVERS)
 GRADIENT_MODES = ("envelope", "unrolled", "implicit")
 
 
@@ -129,14 +136,15 @@ def sinkhorn(
         tau_a, tau_b = _tau(rho_a, epsilon), _tau(rho_b, epsilon)
         method = _choose_method(method, gradient, cost.device)
         settings = (epsilon, tau_a, tau_b, tol, max_iter)
-        if method == "compiled":
-            cost = cost.to(dtype)
-            f, g, plan, num_iters, error = solve_compiled(cost.detach(), a, b, start, *settings)
-        else:
+        cost = cost.to(dtype)
+        if method == "reference":
             real = (a > 0).unsqueeze(2) & (b > 0).unsqueeze(1)
-            cost = torch.where(real, cost.to(dtype), 0.0)
+            cost = torch.where(real, cost, 0.0)
             with torch.set_grad_enabled(torch.is_grad_enabled() and gradient == "unrolled"):
                 f, g, plan, num_iters, error = solve_reference(cost, a, b, start, *settings)
+        else:
+            solve = _SOLVERS[method]
+            f, g, plan, num_iters, error = solve(cost.detach(), a, b, start, *settings)
         converged = error <= tol
         if not bool(converged.all()):
             logger.warning(

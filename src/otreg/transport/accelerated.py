@@ -1,0 +1,290 @@
+"""The fast solver in plain torch, for any device: kernel-domain sweeps with Chebyshev's momentum."""
+
+# ruff: noqa: F722
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from otreg._shapes import Float, Int
+
+_SWEEPS_PER_LOOK = 5  # sweeps between two looks at convergence, momentum and drift
+_FIRST_RATE = 0.9  # too much momentum at first costs less than too little
+_MAX_RATE, _FAR, _MAX_RATE_FAR = 0.999, 0.1, 0.98  # the last while the marginal error is above _FAR
+_MAX_DRIFT = 15.0  # how far log u and log v may have run at a look before they are absorbed
+_CLAMP = 35.0  # and how far they can get between two looks
+_LOG_TINY = {torch.float32: -75.0, torch.float64: -650.0}  # products of less are slow, or 0
+_MAX_FILL = 0.8  # ragged batches with fewer real cells than this share are solved in groups
+_GROUPS = 4
+
+
+def solve_accelerated(
+    cost: Float[Tensor, "batch n m"],
+    a: Float[Tensor, "batch n"],
+    b: Float[Tensor, "batch m"],
+    g: Float[Tensor, "batch m"],
+    epsilon: float,
+    tau_a: float,
+    tau_b: float,
+    tol: float,
+    max_iter: int,
+) -> tuple[
+    Float[Tensor, "batch n"],
+    Float[Tensor, "batch m"],
+    Float[Tensor, "batch n m"],
+    Int[Tensor, " batch"],
+    Float[Tensor, " batch"],
+]:
+    """Solve to the fixed point of the sweeps that `otreg.transport.sinkhorn` states.
+
+    With K = a b' exp((f + g - C)/epsilon) of the potentials last absorbed, one sweep is
+
+        log v <- log v + alpha (tau_b T(f) - g) + beta change,   s = K v,   u = a / s,   c = K' u
+
+    (u relaxed where tau_a < 1). Rows stay exact and the residual |v c - b| comes for free. alpha
+    and beta are those of Chebyshev's semi-iteration for the rate of convergence that each problem
+    shows. A problem that has converged leaves the batch; a ragged batch is solved on the CPU in
+    groups of like size, each without the others' padding.
+
+    Args and returns are those of `otreg.transport.compiled.solve_compiled`; the tensors may
+    be on any device.
+
+    Source: Chebyshev's semi-iteration: Golub and Varga 1961; absorption: Schmitzer 2019 (arXiv
+        1610.06519).
+    """
+    f, out_g, plan = torch.zeros_like(a), torch.zeros_like(b), torch.zeros_like(cost)
+    num_iters = torch.zeros(len(cost), dtype=torch.long, device=cost.device)
+    error = torch.zeros(len(cost), dtype=cost.dtype, device=cost.device)
+    for index, n, m in _groups(a, b):
+        whole = len(index) == len(cost) and (n, m) == cost.shape[1:]
+        part = (cost, a, b, g) if whole else _crop(index, n, m, cost, a, b, g)
+        f_part, g_part, plan_part, num_iters[index], error[index] = _solve_group(
+            *part, epsilon, tau_a, tau_b, tol, max_iter
+        )
+        if whole:
+            return f_part, g_part, plan_part, num_iters, error
+        f[index, :n], out_g[index, :m] = f_part, g_part
+        plan[index, :n, :m] = plan_part
+    return f, out_g, plan, num_iters, error
+
+
+def _crop(
+    index: Tensor, n: int, m: int, cost: Tensor, a: Tensor, b: Tensor, g: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return cost[index, :n, :m], a[index, :n], b[index, :m], g[index, :m]
+
+
+def _groups(a: Tensor, b: Tensor) -> list[tuple[Tensor, int, int]]:
+    """Problems of like size, each group with the number of rows and columns that it needs."""
+    batch, n = a.shape
+    m = b.shape[1]
+    everything = [(torch.arange(batch, device=a.device), n, m)]
+    if a.device.type != "cpu" or batch == 1:  # elsewhere a launch costs more than padding
+        return everything
+    rows, columns = _extent(a), _extent(b)
+    if float((rows * columns).sum()) > _MAX_FILL * batch * n * m:
+        return everything
+    order = torch.argsort(rows * columns)
+    groups = []
+    for index in order.chunk(_GROUPS):
+        groups.append((index, int(rows[index].max()), int(columns[index].max())))
+    return groups
+
+
+def _extent(mass: Tensor) -> Tensor:
+    """(batch,) one past the last positive mass; at least 1."""
+    place = torch.arange(1, mass.shape[1] + 1, device=mass.device)
+    return torch.where(mass > 0, place, 0).amax(1).clamp(min=1)
+
+
+class _Momentum:
+    """Chebyshev's semi-iteration, for each problem at its own observed rate; on the host."""
+
+    def __init__(self, batch: int) -> None:
+        self.rate = np.full(batch, _FIRST_RATE)
+        self.omega = np.ones(batch)
+        self.sweeps = np.zeros(batch, dtype=np.int64)
+        self.error: np.ndarray | None = None
+
+    def keep(self, mask: np.ndarray) -> None:
+        self.rate, self.omega, self.sweeps = self.rate[mask], self.omega[mask], self.sweeps[mask]
+        if self.error is not None:
+            self.error = self.error[mask]
+
+    def steps(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """(count, batch) alpha and beta of the next sweeps: x += alpha step + beta last change."""
+        rho_square = (self.rate / (2 - self.rate)) ** 2
+        omegas = []
+        for _ in range(count):
+            divisor = np.where(self.sweeps == 1, 2.0, 4.0)
+            self.omega = np.where(
+                self.sweeps == 0, 1.0, 1 / (1 - rho_square * self.omega / divisor)
+            )
+            self.sweeps += 1
+            omegas.append(self.omega)
+        omega = np.stack(omegas)
+        return omega * 2 / (2 - self.rate), omega - 1
+
+    def look(self, error: np.ndarray) -> np.ndarray:
+        """Read each rate off the error's decay q per sweep; say where momentum starts afresh.
+
+        Once omega has settled, a mode with eigenvalue l obeys z^2 - (1 + beta - alpha (1 - l)) z +
+        beta = 0, so a decay z = q slower than sqrt(beta) reveals l. Otherwise the momentum is
+        enough or too much, and is eased; where the error grew, it starts afresh.
+        """
+        last, self.error = self.error, error
+        if last is None:
+            return np.zeros(len(error), dtype=bool)
+        alpha, beta = self.omega * 2 / (2 - self.rate), np.maximum(self.omega - 1, 1e-12)
+        ratio = np.nan_to_num(error / np.maximum(last, 1e-300), nan=1e6)
+        q = np.clip(ratio, 1e-6, 1e6) ** (1 / _SWEEPS_PER_LOOK)
+        seen = 1 - (1 + beta - q - beta / q) / alpha
+        grew = q >= 1
+        eased = np.where(grew, 1 - 2 * (1 - self.rate), 1 - 1.5 * (1 - self.rate))
+        rate = np.where((q > np.sqrt(beta)) & ~grew, np.maximum(self.rate, seen), eased)
+        self.rate = np.clip(rate, 0.0, np.where(error > _FAR, _MAX_RATE_FAR, _MAX_RATE))
+        self.sweeps[grew] = 0
+        return grew
+
+
+class _Group:
+    """Problems that are solved together; (k, …) each. Potentials are in units of epsilon."""
+
+    def __init__(
+        self, cost: Tensor, a: Tensor, b: Tensor, g: Tensor, tau_a: float, tau_b: float
+    ) -> None:
+        self.tau_a, self.tau_b = tau_a, tau_b
+        self.log_tiny = _LOG_TINY[a.dtype]
+        self.tiny = math.exp(self.log_tiny)
+        self.index = torch.arange(len(a), device=a.device)
+        self.cost, self.a, self.b, self.g = cost, a, b, g
+        self.real_a, self.real_b = (a > 0).to(a.dtype), (b > 0).to(a.dtype)
+        self.log_a = torch.where(a > 0, a, 1.0).log()
+        self.log_b = torch.where(b > 0, b, 1.0).log()
+        best = ((g + self.log_b).unsqueeze(1) - cost).amax(2)
+        self.f = torch.where(torch.isfinite(best), -tau_a * best, 0.0)
+        self.change = torch.zeros_like(b)
+        self.log_v = torch.zeros_like(b)
+        self.build()
+
+    def keep(self, mask: Tensor) -> None:
+        """Go on with these problems only."""
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value[mask])
+
+    def build(self) -> None:
+        """K of the potentials so far, twice (a row times a matrix is the fast product), and u, K'u."""
+        exponent = (self.f + self.log_a).unsqueeze(2) + (self.g + self.log_b).unsqueeze(1)
+        exponent = exponent.sub_(self.cost)
+        self.kernel = exponent.clamp_(min=self.log_tiny).exp_()  # at padding, u or v is 0
+        self.transposed = self.kernel.transpose(1, 2).contiguous()
+        self.base_a = self.tau_a * (self.f + self.log_a) - self.f
+        self.base_b = self.tau_b * (self.g + self.log_b) - self.g
+        self.update_rows()
+
+    def absorb(self, drifted: Tensor) -> None:
+        """Move u and v of some problems into their potentials."""
+        here = drifted.unsqueeze(1)
+        self.f = torch.where(here, self.f + self.log_u(), self.f)
+        self.g = torch.where(here, self.g + self.log_v, self.g)
+        self.log_v = torch.where(here, 0.0, self.log_v)
+        self.build()
+
+    def update_rows(self) -> None:
+        """f <- tau_a T'(g), as u, and K'u."""
+        self.v = self.log_v.exp().mul_(self.real_b)
+        row_sum = torch.bmm(self.v.unsqueeze(1), self.transposed).squeeze(1)
+        row_sum.clamp_(min=self.tiny)
+        if self.tau_a == 1:
+            self.u = self.a / row_sum
+        else:
+            self.u = (self.base_a - self.tau_a * row_sum.log()).clamp(-_CLAMP, _CLAMP).exp()
+            self.u.mul_(self.real_a)
+        self.column_sum = torch.bmm(self.u.unsqueeze(1), self.kernel).squeeze(1)
+
+    def sweep(self, alpha: Tensor, beta: Tensor) -> None:
+        """g <- g + alpha (tau_b T(f) - g) + beta change, then the rows."""
+        self.change = (alpha * self.column_step()).addcmul_(beta, self.change)
+        self.log_v = (self.log_v + self.change).clamp_(-_CLAMP, _CLAMP)
+        self.update_rows()
+
+    def column_step(self) -> Tensor:
+        """tau_b T(f) - g."""
+        log_sum = self.column_sum.clamp(min=self.tiny).log_()
+        if self.tau_b != 1:
+            log_sum.mul_(self.tau_b)
+        return self.base_b - log_sum - self.log_v
+
+    def error(self) -> Tensor:
+        """(k,) L1 distance of the columns from b, or from their next update if they are relaxed."""
+        columns = self.v * self.column_sum
+        if self.tau_b == 1:
+            return (columns - self.b).abs().sum(1)
+        return (columns * torch.expm1(self.column_step().clamp(max=_CLAMP))).abs().sum(1)
+
+    def log_u(self) -> Tensor:
+        return torch.where(self.a > 0, self.u.clamp(min=self.tiny).log(), 0.0)
+
+    def drift(self) -> Tensor:
+        """(k,) how far u and v have run."""
+        log_v = torch.where(self.b > 0, self.log_v, 0.0)
+        return torch.maximum(self.log_u().abs().amax(1), log_v.abs().amax(1))
+
+
+def _solve_group(
+    cost: Tensor,
+    a: Tensor,
+    b: Tensor,
+    g: Tensor,
+    epsilon: float,
+    tau_a: float,
+    tau_b: float,
+    tol: float,
+    max_iter: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    rows, columns = a > 0, b > 0
+    real = rows.unsqueeze(2) & columns.unsqueeze(1)
+    mass = a.sum(1).clamp(min=math.exp(_LOG_TINY[a.dtype]))
+    scaled = torch.where(real, cost / epsilon, math.inf)
+    group = _Group(scaled, a, b, g / epsilon, tau_a, tau_b)
+    momentum = _Momentum(len(cost))
+    log_a, log_b = group.log_a, group.log_b
+    f, g = torch.zeros_like(a), torch.zeros_like(b)
+    num_iters = torch.zeros(len(cost), dtype=torch.long, device=cost.device)
+    final_error = torch.zeros_like(mass)
+    left = np.ones(len(cost), dtype=bool)  # of the group's problems: not yet recorded
+    sweeps = 0
+    while True:
+        error = group.error() / mass[group.index]
+        on_host = error.double().cpu().numpy()
+        done = left & ((on_host <= tol) | (sweeps >= max_iter))
+        if done.any():
+            some = torch.from_numpy(done).to(cost.device)
+            index = group.index[some]
+            f[index] = (group.f + group.log_u())[some]
+            g[index] = (group.g + group.log_v)[some]
+            final_error[index], num_iters[index] = error[some], sweeps
+            left &= ~done
+        if not left.any():
+            break
+        if sweeps > 0:
+            afresh = momentum.look(on_host)
+            if afresh.any():
+                group.change[torch.from_numpy(afresh).to(cost.device)] = 0.0
+        if 2 * left.sum() <= len(left):  # those that are done cost nothing from here on
+            group.keep(torch.from_numpy(left).to(cost.device))
+            momentum.keep(left)
+            left = left[left]
+        drifted = group.drift() > _MAX_DRIFT
+        if bool(drifted.any()):
+            group.absorb(drifted)
+        count = min(_SWEEPS_PER_LOOK, max_iter - sweeps)
+        alphas, betas = (torch.from_numpy(x).to(a).unsqueeze(2) for x in momentum.steps(count))
+        for alpha, beta in zip(alphas, betas, strict=True):
+            group.sweep(alpha, beta)
+        sweeps += count
+    exponent = (f + log_a).unsqueeze(2) + (g + log_b).unsqueeze(1) - scaled
+    f, g = torch.where(rows, f, 0.0), torch.where(columns, g, 0.0)
+    return epsilon * f, epsilon * g, exponent.exp_(), num_iters, final_error

@@ -1,0 +1,192 @@
+"""Newton's method on the semi-dual, in float64: for tiny epsilon, and as the exact answer in tests."""
+
+# ruff: noqa: F722
+import math
+
+import torch
+from torch import Tensor
+
+from otreg._shapes import Float, Int
+
+_LEVEL = 4.0  # how much epsilon shrinks from one level to the next
+_FIRST_SHARE = 0.1  # the first level's epsilon, as a share of the range of the costs
+_LEVEL_TOL = 0.1  # marginal error at which a level is left
+_HALVINGS = 12  # of a Newton step, before a Sinkhorn sweep is taken in its place
+_ARMIJO = 1e-4
+_RIDGE = 1e-12
+
+
+def solve_newton(
+    cost: Float[Tensor, "batch n m"],
+    a: Float[Tensor, "batch n"],
+    b: Float[Tensor, "batch m"],
+    g: Float[Tensor, "batch m"],
+    epsilon: float,
+    tau_a: float,
+    tau_b: float,
+    tol: float,
+    max_iter: int,
+) -> tuple[
+    Float[Tensor, "batch n"],
+    Float[Tensor, "batch m"],
+    Float[Tensor, "batch n m"],
+    Int[Tensor, " batch"],
+    Float[Tensor, " batch"],
+]:
+    """Maximise the concave semi-dual D(g), in which f is the rows' exact answer to g.
+
+    dD/dg   = b exp(-g/rho_b) - c,                   c = P' 1   (b - c where balanced)
+    d2D/dg2 = -(diag(c) - tau_a P' diag(1/r) P)/epsilon - diag(b exp(-g/rho_b))/rho_b
+
+    One m x m system a step, Armijo's rule along it, and a Sinkhorn sweep of g where no step is
+    good; epsilon comes down from a tenth of the costs' range by factors of four, and each level
+    starts from the last one's g. Float64 inside; a step costs n m^2 + m^3.
+
+    Args and returns are those of `otreg.transport.compiled.solve_compiled`, in the dtype of the cost
+    and on any device; num_iters counts steps.
+
+    Source: Newton on the semi-dual of entropic transport: Cuturi and Peyre 2018 (arXiv 1805.02016),
+        section 5; Brauer et al. 2017 (arXiv 1710.06635).
+    """
+    dtype = cost.dtype
+    real = (a > 0).unsqueeze(2) & (b > 0).unsqueeze(1)
+    problem = _Problem(
+        torch.where(real, cost, 0.0).double(), a.double(), b.double(), real, tau_a, tau_b
+    )
+    spread = problem.cost.amax((1, 2)) - problem.cost.amin((1, 2))
+    level = torch.clamp(_FIRST_SHARE * spread, min=epsilon)
+    relaxed = tau_a != 1 or tau_b != 1
+    warm = bool((g != 0).any())
+    if relaxed or warm:  # rho holds at one epsilon only; a warm start is close already
+        level = torch.full_like(level, epsilon)
+    g = g.double()
+    num_iters = torch.zeros(len(cost), dtype=torch.long, device=cost.device)
+    mass = problem.a.sum(1).clamp(min=1e-300)
+    if tau_b == 0:
+        g = torch.zeros_like(g)
+    value, f, plan, ahead = problem.at(g, level)
+    while True:
+        error = problem.error(plan, g, level) / mass
+        last = level <= epsilon
+        active = torch.where(last, error > tol, True) & (num_iters < max_iter)
+        if not bool(active.any()):
+            break
+        deeper = active & ~last & (error <= _LEVEL_TOL)
+        if bool(deeper.any()):
+            level = torch.where(deeper, (level / _LEVEL).clamp(min=epsilon), level)
+            value, f, plan, ahead = problem.at(g, level)
+            continue
+        g, value, f, plan, ahead = _step(problem, g, value, f, plan, ahead, level, active)
+        num_iters = num_iters + active
+    return f.to(dtype), g.to(dtype), plan.to(dtype), num_iters, error.to(dtype)
+
+
+class _Problem:
+    def __init__(
+        self, cost: Tensor, a: Tensor, b: Tensor, real: Tensor, tau_a: float, tau_b: float
+    ) -> None:
+        self.cost, self.a, self.b, self.real = cost, a, b, real
+        self.tau_a, self.tau_b = tau_a, tau_b
+        self.log_a = torch.where(a > 0, a, 1.0).log()
+        self.log_b = torch.where(b > 0, b, 1.0).log()
+
+    def at(self, g: Tensor, epsilon: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """D(g), f(g), the plan, and b exp(-g / rho_b)."""
+        eps = epsilon.unsqueeze(1)
+        inside = (self.log_b + g / eps).unsqueeze(1) - self.cost / eps.unsqueeze(2)
+        inside = torch.where(self.real, inside, -math.inf)
+        highest = inside.amax(2, keepdim=True).clamp(min=-1e300)
+        weights = (inside - highest).exp()
+        total = weights.sum(2, keepdim=True)
+        soft = -(highest + total.clamp(min=1e-300).log()).squeeze(2) * eps  # T'(g)
+        f = torch.where(self.a > 0, self.tau_a * soft, 0.0)
+        row = torch.where(self.a > 0, self.a * ((f - soft) / eps).exp(), 0.0)  # the plan's rows
+        plan = row.unsqueeze(2) * weights / total.clamp(min=1e-300)
+        rows = row.sum(1)
+        if self.tau_a == 1:
+            value = (self.a * f).sum(1)
+        else:  # rho_a (|a| - sum a exp(-f / rho_a)), rho_a = eps tau_a / (1 - tau_a)
+            value = torch.zeros_like(rows)
+            if self.tau_a > 0:
+                rho = eps * self.tau_a / (1 - self.tau_a)
+                value = -(rho * self.a * torch.expm1(-f / rho)).sum(1)
+        value = value - epsilon * rows
+        if self.tau_b == 1:
+            return value + (self.b * g).sum(1), f, plan, self.b
+        if self.tau_b == 0:
+            return value, f, plan, plan.sum(1)
+        rho = eps * self.tau_b / (1 - self.tau_b)
+        ahead = self.b * (-g / rho).exp()
+        return value + (rho * (self.b - ahead)).sum(1), f, plan, ahead
+
+    def error(self, plan: Tensor, g: Tensor, epsilon: Tensor) -> Tensor:
+        """L1 distance of the columns from b, or from their next update where they are relaxed."""
+        columns = plan.sum(1)
+        if self.tau_b == 1:
+            return (columns - self.b).abs().sum(1)
+        change = self.sweep(plan, g, epsilon) / epsilon.unsqueeze(1)
+        return (columns * torch.expm1(change.clamp(max=35.0))).abs().sum(1)
+
+    def sweep(self, plan: Tensor, g: Tensor, epsilon: Tensor) -> Tensor:
+        """The change of g that a Sinkhorn sweep makes: tau_b T(f) - g."""
+        eps = epsilon.unsqueeze(1)
+        log_columns = plan.sum(1).clamp(min=1e-290).log()
+        soft = g + eps * (self.log_b - log_columns)  # T(f)
+        return torch.where(self.b > 0, self.tau_b * soft - g, 0.0)
+
+
+def _step(
+    problem: _Problem,
+    g: Tensor,
+    value: Tensor,
+    f: Tensor,
+    plan: Tensor,
+    ahead: Tensor,
+    epsilon: Tensor,
+    active: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """One damped Newton step of the active problems, or a sweep where it does not climb."""
+    eps = epsilon.unsqueeze(1)
+    rows, columns = plan.sum(2), plan.sum(1)
+    gradient = ahead - columns
+    half = plan * rows.clamp(min=1e-300).rsqrt().unsqueeze(2)
+    system = torch.diag_embed(columns) - problem.tau_a * torch.bmm(half.transpose(1, 2), half)
+    if problem.tau_b < 1:
+        rho = eps * problem.tau_b / (1 - problem.tau_b)
+        system = system + torch.diag_embed(eps * ahead / rho)
+    # Scaled by the square roots of the masses, which makes the diagonal about 1; padding is 1.
+    scale = torch.where(problem.b > 0, torch.maximum(columns, 1e-3 * problem.b), 1.0).rsqrt()
+    system = system * scale.unsqueeze(2) * scale.unsqueeze(1)
+    eye = torch.eye(len(g[0]), dtype=g.dtype, device=g.device)
+    padding = torch.where(problem.b > 0, 0.0, 1.0)
+    system = system + _RIDGE * eye + torch.diag_embed(padding)
+    if problem.tau_a == 1 and problem.tau_b == 1:  # adding a constant to g changes no plan
+        null = torch.where(problem.b > 0, 1 / scale, 0.0)
+        null = null / null.norm(dim=1, keepdim=True).clamp(min=1e-300)
+        system = system + null.unsqueeze(2) * null.unsqueeze(1)
+    solved, _ = torch.linalg.solve_ex(system, (gradient * scale).unsqueeze(2))
+    direction = eps * solved.squeeze(2) * scale
+    direction = torch.where(torch.isfinite(direction) & (problem.b > 0), direction, 0.0)
+    slope = (gradient * direction).sum(1)
+
+    best = (g, value, f, plan, ahead)
+    waiting = active.clone()
+    size = torch.ones_like(value)
+    floor = 1e-13 * value.abs() + 1e-300  # what rounding hides
+    for _ in range(_HALVINGS):
+        trial = g + size.unsqueeze(1) * direction
+        result = (trial, *problem.at(trial, epsilon))
+        climbed = result[1] >= value + _ARMIJO * size * slope - floor
+        good = waiting & (slope > 0) & climbed
+        best = tuple(_choose(good, new, old) for new, old in zip(result, best, strict=True))
+        waiting = waiting & ~good
+        if not bool(waiting.any()):
+            return best
+        size = size / 2
+    swept = g + problem.sweep(plan, g, epsilon)
+    result = (swept, *problem.at(swept, epsilon))
+    return tuple(_choose(waiting, new, old) for new, old in zip(result, best, strict=True))
+
+
+def _choose(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    return torch.where(mask.view(-1, *[1] * (new.ndim - 1)), new, old)
