@@ -11,6 +11,10 @@ jaxtyping.install_import_hook(["otreg.transport", "otreg.alignment"], "shape_che
 
 import torch  # noqa: E402
 
+# Triton reads this as it is imported, so no test can; without a GPU its kernels run interpreted.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
