@@ -82,7 +82,7 @@ def _groups(a: Tensor, b: Tensor) -> list[tuple[Tensor, int, int]]:
     everything = [(torch.arange(batch, device=a.device), n, m)]
     if a.device.type != "cpu" or batch == 1:  # elsewhere a launch costs more than padding
         return everything
-    rows, columns = _extent(a), _extent(b)
+    rows, columns = extent(a), extent(b)
     if float((rows * columns).sum()) > _MAX_FILL * batch * n * m:
         return everything
     order = torch.argsort(rows * columns)
@@ -92,7 +92,7 @@ def _groups(a: Tensor, b: Tensor) -> list[tuple[Tensor, int, int]]:
     return groups
 
 
-def _extent(mass: Tensor) -> Tensor:
+def extent(mass: Tensor) -> Tensor:
     """(batch,) one past the last positive mass; at least 1."""
     place = torch.arange(1, mass.shape[1] + 1, device=mass.device)
     return torch.where(mass > 0, place, 0).amax(1).clamp(min=1)

@@ -6,13 +6,13 @@ from torch import Tensor
 
 from otreg._shapes import Float
 
-_NORM_EPS = 1e-6
+NORM_EPS = 1e-6
 
 
 def _unit(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Scale rows to unit norm; smooth at zero, unlike a division by ``max(norm, tiny)``."""
     x = x.to(dtype)
-    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + _NORM_EPS)
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + NORM_EPS)
 
 
 def cosine_similarity(

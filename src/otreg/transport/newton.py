@@ -11,7 +11,9 @@ from otreg._shapes import Float, Int
 _LEVEL = 4.0  # how much epsilon shrinks from one level to the next
 _FIRST_SHARE = 0.1  # the first level's epsilon, as a share of the range of the costs
 _LEVEL_TOL = 0.1  # marginal error at which a level is left
-_HALVINGS = 12  # of a Newton step, before a Sinkhorn sweep is taken in its place
+_HALVINGS = 6  # of a Newton step, before the sweep that stands before it must do
+_DAMPING = 0.1  # of the system, times the marginal error
+_MAX_STEP = 8.0  # the furthest that a potential goes in a step, in units of epsilon
 _ARMIJO = 1e-4
 _RIDGE = 1e-12
 
@@ -53,8 +55,9 @@ def solve_newton(
     problem = _Problem(
         torch.where(real, cost, 0.0).double(), a.double(), b.double(), real, tau_a, tau_b
     )
-    spread = problem.cost.amax((1, 2)) - problem.cost.amin((1, 2))
-    level = torch.clamp(_FIRST_SHARE * spread, min=epsilon)
+    highest = torch.where(real, problem.cost, -math.inf).amax((1, 2))
+    spread = highest - torch.where(real, problem.cost, math.inf).amin((1, 2))
+    level = torch.clamp(_FIRST_SHARE * spread, min=epsilon)  # an empty problem's spread is -inf
     relaxed = tau_a != 1 or tau_b != 1
     warm = bool((g != 0).any())
     if relaxed or warm:  # rho holds at one epsilon only; a warm start is close already
@@ -64,7 +67,7 @@ def solve_newton(
     mass = problem.a.sum(1).clamp(min=1e-300)
     if tau_b == 0:
         g = torch.zeros_like(g)
-    value, f, plan, ahead = problem.at(g, level)
+    _, f, plan, _ = problem.at(g, level)
     while True:
         error = problem.error(plan, g, level) / mass
         last = level <= epsilon
@@ -74,9 +77,9 @@ def solve_newton(
         deeper = active & ~last & (error <= _LEVEL_TOL)
         if bool(deeper.any()):
             level = torch.where(deeper, (level / _LEVEL).clamp(min=epsilon), level)
-            value, f, plan, ahead = problem.at(g, level)
+            _, f, plan, _ = problem.at(g, level)
             continue
-        g, value, f, plan, ahead = _step(problem, g, value, f, plan, ahead, level, active)
+        g, _, f, plan, _ = _step(problem, g, plan, level, active)
         num_iters = num_iters + active
     return f.to(dtype), g.to(dtype), plan.to(dtype), num_iters, error.to(dtype)
 
@@ -138,15 +141,14 @@ class _Problem:
 def _step(
     problem: _Problem,
     g: Tensor,
-    value: Tensor,
-    f: Tensor,
     plan: Tensor,
-    ahead: Tensor,
     epsilon: Tensor,
     active: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> list[Tensor]:
     """One damped Newton step of the active problems, or a sweep where it does not climb."""
     eps = epsilon.unsqueeze(1)
+    g = torch.where(active.unsqueeze(1), g + problem.sweep(plan, g, epsilon), g)  # c comes near b
+    value, f, plan, ahead = problem.at(g, epsilon)
     rows, columns = plan.sum(2), plan.sum(1)
     gradient = ahead - columns
     half = plan * rows.clamp(min=1e-300).rsqrt().unsqueeze(2)
@@ -159,7 +161,9 @@ def _step(
     system = system * scale.unsqueeze(2) * scale.unsqueeze(1)
     eye = torch.eye(len(g[0]), dtype=g.dtype, device=g.device)
     padding = torch.where(problem.b > 0, 0.0, 1.0)
-    system = system + _RIDGE * eye + torch.diag_embed(padding)
+    error = problem.error(plan, g, epsilon) / problem.a.sum(1).clamp(min=1e-300)
+    ridge = _DAMPING * error + _RIDGE  # fades as the answer comes near: convergence stays quadratic
+    system = system + ridge[:, None, None] * eye + torch.diag_embed(padding)
     if problem.tau_a == 1 and problem.tau_b == 1:  # adding a constant to g changes no plan
         null = torch.where(problem.b > 0, 1 / scale, 0.0)
         null = null / null.norm(dim=1, keepdim=True).clamp(min=1e-300)
@@ -167,25 +171,25 @@ def _step(
     solved, _ = torch.linalg.solve_ex(system, (gradient * scale).unsqueeze(2))
     direction = eps * solved.squeeze(2) * scale
     direction = torch.where(torch.isfinite(direction) & (problem.b > 0), direction, 0.0)
+    furthest = direction.abs().amax(1, keepdim=True) / eps
+    direction = direction * (_MAX_STEP / furthest.clamp(min=_MAX_STEP))
     slope = (gradient * direction).sum(1)
 
-    best = (g, value, f, plan, ahead)
+    best = [g, value, f, plan, ahead]
     waiting = active.clone()
     size = torch.ones_like(value)
     floor = 1e-13 * value.abs() + 1e-300  # what rounding hides
     for _ in range(_HALVINGS):
         trial = g + size.unsqueeze(1) * direction
-        result = (trial, *problem.at(trial, epsilon))
+        result = [trial, *problem.at(trial, epsilon)]
         climbed = result[1] >= value + _ARMIJO * size * slope - floor
         good = waiting & (slope > 0) & climbed
-        best = tuple(_choose(good, new, old) for new, old in zip(result, best, strict=True))
+        best = [_choose(good, new, old) for new, old in zip(result, best, strict=True)]
         waiting = waiting & ~good
         if not bool(waiting.any()):
-            return best
+            break
         size = size / 2
-    swept = g + problem.sweep(plan, g, epsilon)
-    result = (swept, *problem.at(swept, epsilon))
-    return tuple(_choose(waiting, new, old) for new, old in zip(result, best, strict=True))
+    return best
 
 
 def _choose(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:

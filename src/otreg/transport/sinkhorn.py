@@ -15,15 +15,24 @@ from otreg.transport.compiled import solve_compiled
 from otreg.transport.implicit import ImplicitPlan, ValueOfCost
 from otreg.transport.newton import solve_newton
 from otreg.transport.reference import solve_reference
+from otreg.transport.triton_kernel import is_available as triton_is_available
+from otreg.transport.triton_kernel import solve_triton
 
 logger = logging.getLogger(__name__)
 
 _SOLVERS = {
     "accelerated": solve_accelerated,
     "compiled": solve_compiled,
+    "triton": solve_triton,
     "newton": solve_newton,
 }
 METHODS = ("auto", "reference", *_SOLVERS)
+# Where sweeps are not enough, "auto" gives a problem of so many columns so many steps of Newton's,
+# unless the caller wanted few sweeps.
+_RESCUE_COLUMNS, _RESCUE_STEPS, _RESCUE_AFTER = 512, 60, 100
+# Plan entries below this share of the mass are 0: they weigh nothing, and their products with small
+# numbers leave the range of normal ones, where arithmetic is a hundred times slower.
+LEAST = {torch.float32: 1e-30, torch.float64: 1e-250}
 GRADIENT_MODES = ("envelope", "unrolled", "implicit")
 
 
@@ -43,7 +52,7 @@ class TransportResult:
             share of the mass: from a and b on balanced sides, from what the next update would make
             them on relaxed ones.
         converged: (batch,) True where marginal_error <= tol.
-        method: which solver it was, "reference" or "compiled".
+        method: which solver it was; "+newton" behind it where problems went on to Newton's.
     """
 
     plan: Tensor
@@ -68,7 +77,7 @@ def sinkhorn(
     rho_b: float | None = None,
     gradient: str = "envelope",
     init: Float[Tensor, "batch m"] | None = None,
-    method: str = "reference",
+    method: str = "auto",
 ) -> TransportResult:
     """Solve a padded batch of entropic transport problems, each as if it were alone.
 
@@ -102,10 +111,17 @@ def sinkhorn(
             "implicit": the plan also carries the exact gradient of the optimum, by one m x m solve.
             The value's gradient is the plan in every mode. Masses carry no gradient.
         init: (batch, m) column potentials g to start from, such as an earlier result's; None = 0.
-        method: "reference": the sweeps in torch, on any device; "compiled": the same fixed point in
-            C++, on the CPU, with Chebyshev's semi-iteration instead of the heavy ball, each problem
-            at its own size; "auto": "compiled" on the CPU where it can be built, unless the
-            gradient is "unrolled".
+        method: which solver. All reach the same fixed point.
+            "reference": the sweeps above, in torch; the one with an unrolled gradient.
+            "accelerated": Chebyshev's semi-iteration in place of the heavy ball, each problem at its
+            own rate, in torch on any device.
+            "compiled": the same in C++, each problem alone and at its own size; on the CPU, built on
+            first use where there is a compiler.
+            "triton": the same as one kernel; on CUDA devices.
+            "newton": Newton on the semi-dual in float64; few steps of m^3, for tiny epsilon.
+            "auto": "reference" for an unrolled gradient, else the first that can be had of
+            "compiled" (CPU) or "triton" (CUDA) and "accelerated"; problems that it leaves short of
+            tol after max_iter >= 100 sweeps go on to "newton" where m is at most 512.
 
     Returns:
         TransportResult in float32 whatever the autocast (float64 stays float64). A problem that did
@@ -133,7 +149,9 @@ def sinkhorn(
         _check_masses(a, b, balanced=rho_a is None and rho_b is None)
         start = torch.zeros_like(b) if init is None else init.detach().to(dtype)
         start = torch.where(b > 0, start, 0.0)
-        tau_a, tau_b = _tau(rho_a, epsilon), _tau(rho_b, epsilon)
+        tau_a, tau_b = tau(rho_a, epsilon), tau(rho_b, epsilon)
+        rescue = method == "auto" and gradient != "unrolled" and max_iter >= _RESCUE_AFTER
+        rescue = rescue and cost.shape[2] <= _RESCUE_COLUMNS
         method = _choose_method(method, gradient, cost.device)
         settings = (epsilon, tau_a, tau_b, tol, max_iter)
         cost = cost.to(dtype)
@@ -145,7 +163,22 @@ def sinkhorn(
         else:
             solve = _SOLVERS[method]
             f, g, plan, num_iters, error = solve(cost.detach(), a, b, start, *settings)
+        if method != "compiled":
+            least = LEAST[dtype] * a.sum(1)
+            plan = torch.where(plan > least[:, None, None], plan, 0.0)
         converged = error <= tol
+        if rescue and not bool(converged.all()):
+            short = (~converged).nonzero().flatten()
+            steps = min(max_iter, _RESCUE_STEPS)
+            part = cost.detach()[short], a[short], b[short], g[short]
+            better = solve_newton(*part, epsilon, tau_a, tau_b, tol, steps)
+            closer = better[4] < error[short]
+            short = short[closer]
+            for old, new in zip((f, g, plan, error), (*better[:3], better[4]), strict=True):
+                old[short] = new[closer]
+            num_iters[short] += better[3][closer]
+            converged = error <= tol
+            method += "+newton"
         if not bool(converged.all()):
             logger.warning(
                 "sinkhorn: %d of %d problems did not reach a marginal error of %g in %d sweeps "
@@ -168,18 +201,34 @@ def sinkhorn(
 
 def _choose_method(method: str, gradient: str, device: torch.device) -> str:
     """The solver to use: what was asked for, where it can be had."""
-    can_compile = device.type == "cpu" and gradient != "unrolled"
+    on_cpu = device.type == "cpu"
     if method == "auto":
-        return "compiled" if can_compile and compiled_is_available() else "reference"
-    if method == "compiled" and not can_compile:
+        if gradient == "unrolled":
+            return "reference"
+        if on_cpu:
+            return "compiled" if compiled_is_available() else "accelerated"
+        on_cuda = device.type == "cuda" and triton_is_available(device)
+        return "triton" if on_cuda else "accelerated"
+    if method != "reference" and gradient == "unrolled":
         raise ValueError(
-            f"method 'compiled' solves on the CPU and has no unrolled gradient, got device "
-            f"{device.type!r} and gradient {gradient!r}; pass method='auto'"
+            f"method {method!r} has no unrolled gradient; pass method='reference' or 'auto', or "
+            "gradient='implicit'"
         )
-    if method == "compiled" and not compiled_is_available():
+    if method == "compiled":
+        if not on_cpu:
+            raise ValueError(
+                f"method 'compiled' solves on the CPU, got a cost on {device.type!r}; pass "
+                "method='auto'"
+            )
+        if not compiled_is_available():
+            raise ValueError(
+                "method 'compiled' could not be built here (it needs a C++ compiler and ninja; the "
+                "log says why); pass method='auto'"
+            )
+    if method == "triton" and not triton_is_available(device):
         raise ValueError(
-            "method 'compiled' could not be built here (it needs a C++ compiler and ninja; the log "
-            "says why); pass method='auto'"
+            f"method 'triton' needs the package triton and a CUDA device, got a cost on "
+            f"{device.type!r}; pass method='auto'"
         )
     return method
 
@@ -213,7 +262,8 @@ def _kl(p: Tensor, q: Tensor) -> Tensor:
     return (p * log_ratio - p + q).sum(1)
 
 
-def _tau(rho: float | None, epsilon: float) -> float:
+def tau(rho: float | None, epsilon: float) -> float:
+    """rho / (rho + epsilon), the share of an update that a relaxed side takes; 1 where balanced."""
     return 1.0 if rho is None else rho / (rho + epsilon)
 
 

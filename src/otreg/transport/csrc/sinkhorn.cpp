@@ -156,6 +156,7 @@ class Problem {
       if (b[j] > 0) columns_.push_back(j);
     n_ = rows_.size();
     m_ = columns_.size();
+    if (!n_ || !m_) n_ = m_ = 0;  // nothing can move; potentials and plan stay 0
     stride_ = (m_ + 15) / 16 * 16;        // whole vectors; what is past m_ stays zero
     const int64_t padded = (n_ + kRows - 1) / kRows * kRows;
     cost_.resize(padded * stride_);
@@ -223,11 +224,18 @@ class Problem {
       const T* __restrict kernel = &kernel_[i * stride_];
       const T* __restrict v = v_.data();
       T* __restrict to = plan + rows_[i] * m;
-      const T u = u_[i];
-      if (m_ == m)
-        for (int64_t j = 0; j < m_; ++j) to[j] = u * kernel[j] * v[j];
-      else
-        for (int64_t j = 0; j < m_; ++j) to[columns_[j]] = u * kernel[j] * v[j];
+      const T u = u_[i], least = T(kLeast * mass_);
+      if (m_ == m) {
+        for (int64_t j = 0; j < m_; ++j) {
+          const T value = u * kernel[j] * v[j];
+          to[j] = value > least ? value : 0;
+        }
+      } else {
+        for (int64_t j = 0; j < m_; ++j) {
+          const T value = u * kernel[j] * v[j];
+          to[columns_[j]] = value > least ? value : 0;
+        }
+      }
       f[rows_[i]] = (f_[i] + fast_log(u)) * epsilon;
     }
     for (int64_t j = 0; j < m_; ++j) g[columns_[j]] = (g_[j] + log_v_[j]) * epsilon;
@@ -238,6 +246,7 @@ class Problem {
  private:
   using L = Lanes<T>;
   static constexpr T kTiny = sizeof(T) == 4 ? T(1e-34) : T(1e-280);
+  static constexpr double kLeast = sizeof(T) == 4 ? 1e-30 : 1e-250;  // see LEAST in sinkhorn.py
   static constexpr T kMostFactor = T(1.586e15);  // exp(kClamp)
 
   // f <- tau_a T'(g) for kRows rows, whose kernel sums to `sums` against v.
