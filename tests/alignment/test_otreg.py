@@ -93,6 +93,7 @@ def loop_loss(pair: SpeechTextPair, k: int, options: OTReg) -> tuple[float, np.n
 
 
 CASES = {
+    "reference solver": OTReg(epsilon=0.05, method="reference", **TIGHT),
     "default": OTReg(epsilon=0.05, **TIGHT),
     "paper": OTReg.paper(**TIGHT),
     "paper unrolled": OTReg.paper(plan_gradient="unrolled", **TIGHT),

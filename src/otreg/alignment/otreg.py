@@ -13,7 +13,8 @@ from otreg.alignment.base import AlignmentOutput, real_speech, real_text
 from otreg.alignment.targets import Targets, position_cost, unique_targets
 from otreg.alignment.vocabulary import pair_vocabulary
 from otreg.pair import SpeechTextPair
-from otreg.transport import cosine_cost, sinkhorn
+from otreg.transport import CosineTransport, cosine_cost, cosine_transport, sinkhorn
+from otreg.transport.sinkhorn import METHODS
 
 LOSSES = ("cost", "entropic", "vocabulary")
 PLAN_GRADIENTS = ("stop", "unrolled", "implicit")
@@ -59,6 +60,7 @@ class OTReg:
         similarity: False leaves 1 - cos out of the transport problem: a control in which the
             position alone makes the plan.
         temperature: of the softmax over the vocabulary, > 0.
+        method: the solver, as in `otreg.sinkhorn`.
 
     Returns:
         Calling it on a SpeechTextPair gives an AlignmentOutput: loss (batch,), plan (batch, frames,
@@ -94,6 +96,7 @@ class OTReg:
     position_width: float = 0.2
     similarity: bool = True
     temperature: float = 0.05
+    method: str = "auto"
 
     @classmethod
     def paper(cls, **overrides: Any) -> "OTReg":
@@ -119,6 +122,7 @@ class OTReg:
         """Refuse options that are out of range or in conflict."""
         _one_of("loss", self.loss, LOSSES)
         _one_of("plan_gradient", self.plan_gradient, PLAN_GRADIENTS)
+        _one_of("method", self.method, METHODS)
         _one_of("target_mass", self.target_mass, ("uniform", "count"))
         if self.unique_threshold is not None and not -1 < self.unique_threshold <= 1:
             raise ValueError(
@@ -180,59 +184,86 @@ class OTReg:
         targets = unique_targets(
             text, text_mask, self.unique_threshold, pair.pad_embedding if self.pad_anchor else None
         )
-        cost = cosine_cost(speech, targets.embeddings)  # (batch, frames, targets)
-        problem = cost if self.similarity else torch.zeros_like(cost)
+        prior = None
         if self.position_prior > 0:
-            prior = position_cost(frame_mask, text_mask, targets, self.position_width)
-            problem = problem + self.position_prior * prior
-
-        with torch.no_grad():
-            source_mass = frame_mask.to(cost.dtype) / frame_mask.sum(1, keepdim=True)
-            target_mass = self._target_mass(cost, frame_mask, targets)
-        through = self.plan_gradient != "stop"
-        result = sinkhorn(
-            problem,
-            source_mass,
-            target_mass,
-            epsilon=self.epsilon,
-            tol=self.tol,
-            max_iter=self.max_iter,
-            rho_b=self.rho_target,
-            gradient=self.plan_gradient if self.plan_gradient != "stop" else "envelope",
-        )
-        plan = result.plan
-        terms = {"cost": (plan * cost).sum((1, 2))}
+            prior = self.position_prior * position_cost(
+                frame_mask, text_mask, targets, self.position_width
+            )
+        dtype = torch.float64 if speech.dtype == torch.float64 else torch.float32
+        source_mass = frame_mask.to(dtype) / frame_mask.sum(1, keepdim=True)
+        moved = self._transport(speech, frame_mask, targets, source_mass, prior)
+        plan, result = moved.plan, moved.result
+        terms = {"cost": moved.cost}
         if self.loss == "entropic":
-            terms["entropic"] = result.value
+            terms["entropic"] = moved.value
         elif self.loss == "vocabulary":
             terms["vocabulary"] = self._vocabulary_loss(pair, speech, frame_mask, plan, targets)
         loss = terms[self.loss]
-        if through:
+        if self.plan_gradient != "stop":
             terms["sparsity"] = sparsity(plan, frame_mask, targets.mask)
             if self.sparsity_weight > 0:
                 loss = loss + self.sparsity_weight * terms["sparsity"]
-        terms["unconverged"] = (~result.converged).to(cost.dtype)
-        terms["iterations"] = result.num_iters.to(cost.dtype)
+        terms["unconverged"] = (~result.converged).to(loss.dtype)
+        terms["iterations"] = result.num_iters.to(loss.dtype)
         terms = {name: term.detach() for name, term in terms.items()}
         return AlignmentOutput(loss, plan, terms, targets, result.converged)
 
+    def _transport(
+        self,
+        speech: Float[Tensor, "batch frames dim"],
+        frame_mask: Bool[Tensor, "batch frames"],
+        targets: Targets,
+        source_mass: Float[Tensor, "batch frames"],
+        prior: Float[Tensor, "batch frames targets"] | None,
+    ) -> CosineTransport:
+        """Solve the utterances' problems; only losses that pull through them build a graph."""
+        options: dict[str, Any] = {
+            "epsilon": self.epsilon,
+            "tol": self.tol,
+            "max_iter": self.max_iter,
+            "rho_b": self.rho_target,
+            "method": self.method,
+        }
+        through = self.plan_gradient != "stop"
+        gradient = self.plan_gradient if through else "envelope"
+        with torch.set_grad_enabled(
+            torch.is_grad_enabled() and (through or self.loss != "vocabulary")
+        ):
+            target_mass = self._target_mass(speech, frame_mask, targets)
+            if self.similarity:
+                return cosine_transport(
+                    speech,
+                    targets.embeddings.to(speech.dtype),
+                    source_mass,
+                    target_mass,
+                    prior=prior,
+                    gradient=gradient,
+                    **options,
+                )
+            assert prior is not None  # __post_init__ saw to it
+            result = sinkhorn(prior.to(source_mass.dtype), source_mass, target_mass, **options)
+            cost = (result.plan * cosine_cost(speech, targets.embeddings)).sum((1, 2))
+            return CosineTransport(cost, result.value, result.plan, result)
+
+    @torch.no_grad()
     def _target_mass(
         self,
-        cost: Float[Tensor, "batch frames targets"],
+        speech: Float[Tensor, "batch frames dim"],
         frame_mask: Bool[Tensor, "batch frames"],
         targets: Targets,
     ) -> Float[Tensor, "batch targets"]:
         """The masses b of the targets, summing to 1."""
         weight = targets.counts if self.target_mass == "count" else targets.mask
-        weight = weight.to(cost.dtype)
+        weight = weight.to(torch.float64 if speech.dtype == torch.float64 else torch.float32)
         mass = weight / weight.sum(1, keepdim=True)
         if self.pad_mass is None:
             return mass
         if self.pad_mass == "estimate":
+            cost = cosine_cost(speech, targets.embeddings)
             nearest = cost.masked_fill(~targets.mask.unsqueeze(1), math.inf).argmin(2)
             is_pad = targets.anchor.gather(1, nearest) & frame_mask
             num_cells = frame_mask.sum(1, keepdim=True) + targets.mask.sum(1, keepdim=True)
-            anchor_mass = (is_pad.sum(1, keepdim=True) + 1).to(cost.dtype) / num_cells
+            anchor_mass = (is_pad.sum(1, keepdim=True) + 1).to(mass.dtype) / num_cells
         else:
             anchor_mass = torch.full_like(mass[:, :1], float(self.pad_mass))
         tokens = torch.where(targets.anchor, 0.0, weight)
