@@ -1,11 +1,14 @@
 """The fused loss equals cost, solver and autograd put together, and finite differences."""
 
+import sys
+
 import pytest
 import torch
 from torch import Tensor
 
 from otreg.transport import CosineTransport, cosine_cost, cosine_transport, sinkhorn
 
+fused = sys.modules["otreg.transport.cosine_transport"]  # the function hides its module's name
 GRADIENTS = ["envelope", "implicit", "unrolled"]
 RELAXATIONS = [(None, None), (None, 0.3), (0.2, 0.5)]
 
@@ -113,6 +116,15 @@ def test_half_precision_vectors_are_multiplied_in_float32(dtype: torch.dtype) ->
     exact.cost.sum().backward()
     assert half.grad.dtype == dtype
     torch.testing.assert_close(half.grad.float(), full.grad, atol=1e-3, rtol=1e-2)
+
+
+def test_ragged_products_leave_padding_out_and_change_nothing(monkeypatch) -> None:
+    arguments = padded(problem(), 20, 9, float("nan"))
+    options = {"epsilon": 0.1, "tol": 1e-12, "max_iter": 5000}
+    whole = gradients(arguments, None, **options)
+    monkeypatch.setattr(fused, "_MIN_PRODUCT", 0)
+    assert fused._ragged_sizes(*arguments[2:], 5) == [(6, 4), (6, 4)]
+    torch.testing.assert_close(gradients(arguments, None, **options), whole)
 
 
 def test_only_what_needs_a_gradient_gets_one() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from otreg._shapes import Bool, Float
 from otreg.alignment.base import AlignmentOutput, real_speech, real_text
+from otreg.alignment.soft_cross_entropy import soft_cross_entropy
 from otreg.alignment.targets import Targets, position_cost, unique_targets
 from otreg.alignment.vocabulary import pair_vocabulary
 from otreg.pair import SpeechTextPair
@@ -281,16 +282,12 @@ class OTReg:
     ) -> Float[Tensor, " batch"]:
         """Mean over frames of the cross-entropy of a row of the plan against the vocabulary."""
         vocabulary = pair_vocabulary(pair, pad_class=self.pad_anchor)
-        logits = vocabulary.logits(speech, self.temperature)  # (batch, frames, classes)
         target_class = vocabulary.token_class.gather(1, targets.token_index.clamp(min=0))
         if vocabulary.pad_class is not None:
             target_class = torch.where(targets.anchor, vocabulary.pad_class, target_class)
-        index = target_class.unsqueeze(1).expand(-1, logits.shape[1], -1)
-        row_mass = plan.sum(2, keepdim=True)
-        rows = plan / torch.where(row_mass > 0, row_mass, 1.0)
-        expected = (rows * logits.gather(2, index)).sum(2)  # (batch, frames)
-        frame_loss = torch.where(frame_mask, logits.logsumexp(2) - expected, 0.0)
-        return frame_loss.sum(1) / frame_mask.sum(1)
+        return soft_cross_entropy(
+            speech, frame_mask, plan, target_class, vocabulary, self.temperature
+        )
 
 
 def sparsity(

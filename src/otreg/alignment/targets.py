@@ -77,9 +77,16 @@ def unique_targets(
             cosine = torch.bmm(unit, unit.transpose(1, 2))
         close = cosine >= threshold - 1e-6  # equal rows round below 1
         close = close & mask.unsqueeze(1) & mask.unsqueeze(2)
-        is_first = mask.clone()
-        for j in range(length - 1):  # tokens close to a target cannot open one
-            is_first[:, j + 1 :] &= ~(close[:, j, j + 1 :] & is_first[:, j : j + 1])
+        # Tokens close to an earlier target cannot open one. Every round settles the first token that
+        # is in doubt, and nearly always all: being close is nearly transitive.
+        close_to_earlier = close.tril(-1).to(unit.dtype)
+        is_first = mask
+        while True:
+            met = torch.bmm(close_to_earlier, is_first.to(unit.dtype).unsqueeze(2)).squeeze(2) > 0
+            settled = mask & ~met
+            if torch.equal(settled, is_first):
+                break
+            is_first = settled
         belongs = close & is_first.unsqueeze(1)
         belongs = belongs | torch.diag_embed(
             is_first

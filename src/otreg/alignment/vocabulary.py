@@ -8,7 +8,7 @@ from torch import Tensor
 from otreg.pair import SpeechTextPair
 from otreg.transport import cosine_similarity
 
-_EXCLUDED = -1e4  # finite: infinities make CTC's gradient NaN
+EXCLUDED = -1e4  # finite: infinities make CTC's gradient NaN
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Vocabulary:
     def logits(self, speech: Tensor, temperature: float) -> Tensor:
         """Scores cos(speech, row) / temperature, (batch, frames, classes), float32."""
         scores = cosine_similarity(speech, self.rows) / temperature
-        return scores.masked_fill(self.excluded, _EXCLUDED) if bool(self.excluded.any()) else scores
+        return scores.masked_fill(self.excluded, EXCLUDED) if bool(self.excluded.any()) else scores
 
 
 def pair_vocabulary(pair: SpeechTextPair, *, pad_class: bool) -> Vocabulary:

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from otreg._shapes import Float
 from otreg.transport.accelerated import extent
-from otreg.transport.cost import NORM_EPS
+from otreg.transport.cost import inverse_norm
 from otreg.transport.implicit import plan_vjp
 from otreg.transport.sinkhorn import TransportResult, sinkhorn, tau
 
 _Sizes = list[tuple[int, int]]
+_MIN_PRODUCT = 2**20  # n m dim of a problem; multiplying smaller ones one by one does not pay
 _MAX_FILL = 0.8  # ragged batches with fewer real cells than this share are multiplied one by one
 
 
@@ -123,8 +124,9 @@ class _CosineTransport(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, TransportResult]:
         """Solve; keep what the way back needs: x, y and three n x m matrices at most."""
         dtype = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
-        sizes = _ragged_sizes(a, b)
-        inv_x, inv_y = _inverse_norm(x, dtype), _inverse_norm(y, dtype)
+        sizes = _ragged_sizes(a, b, x.shape[2])
+        inv_x = torch.where(a > 0, inverse_norm(x, dtype), 0.0)
+        inv_y = torch.where(b > 0, inverse_norm(y, dtype), 0.0)
         cos = _all_pairs(x, y, dtype, sizes)
         cos.mul_(inv_x.unsqueeze(2)).mul_(inv_y.unsqueeze(1))
         if _has_padding(a, b):
@@ -237,19 +239,15 @@ def _weighted_sums(w: Tensor, y: Tensor, sizes: _Sizes | None) -> Tensor:
     return sums
 
 
-def _inverse_norm(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """(batch, n) 1 / sqrt(|x|^2 + 1e-6), as in `cosine_similarity`."""
-    return (torch.linalg.vector_norm(x, dim=2, dtype=dtype).square_() + NORM_EPS).rsqrt_()
-
-
 def _has_padding(a: Tensor, b: Tensor) -> bool:
     """Whether some mass is 0; elsewhere than on the CPU, looking costs more than masking."""
     return a.device.type != "cpu" or not (bool((a > 0).all()) and bool((b > 0).all()))
 
 
-def _ragged_sizes(a: Tensor, b: Tensor) -> _Sizes | None:
+def _ragged_sizes(a: Tensor, b: Tensor, dim: int) -> _Sizes | None:
     """What is real of each problem, one past its last row and column; None = (nearly) everything."""
-    if a.device.type != "cpu" or not _has_padding(a, b):
+    is_small = a.shape[1] * b.shape[1] * dim < _MIN_PRODUCT
+    if a.device.type != "cpu" or is_small or not _has_padding(a, b):
         return None
     rows, columns = extent(a), extent(b)
     if int((rows * columns).sum()) > _MAX_FILL * a.numel() * b.shape[1]:

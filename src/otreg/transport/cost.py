@@ -6,13 +6,18 @@ from torch import Tensor
 
 from otreg._shapes import Float
 
-NORM_EPS = 1e-6
+_NORM_EPS = 1e-6
+
+
+def inverse_norm(x: Float[Tensor, "... dim"], dtype: torch.dtype) -> Float[Tensor, "..."]:
+    """1 / sqrt(|x|^2 + 1e-6) of each row, in dtype: what `cosine_similarity` divides by."""
+    return (torch.linalg.vector_norm(x, dim=-1, dtype=dtype).square_() + _NORM_EPS).rsqrt_()
 
 
 def _unit(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Scale rows to unit norm; smooth at zero, unlike a division by ``max(norm, tiny)``."""
     x = x.to(dtype)
-    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + NORM_EPS)
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + _NORM_EPS)
 
 
 def cosine_similarity(
