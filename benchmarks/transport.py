@@ -38,7 +38,7 @@ from _machine import address_space, at_most, bound_threads, keep_freed_memory, m
 from _peers import MAX_ITER, RULE, Method, Problem, Solved, cost_of, peers, whole_of
 from torch import Tensor
 
-import otreg.transport
+from otreg.transport import cosine_transport, sinkhorn
 from otreg.transport.sinkhorn import METHODS
 
 SHAPES = ("8x100x20x256", "8x375x80x1024", "32x375x80x1024", "8x1500x400x1024", "ragged")
@@ -106,7 +106,7 @@ def marginal_error(problem: Problem, cost: Tensor, epsilon: float, solved: Solve
 def otreg_solver(method: str) -> Method:
     def solve(problem: Problem, cost: Tensor, epsilon: float, knob: float) -> Solved:
         settings = {"epsilon": epsilon, "tol": knob, "max_iter": MAX_ITER, "method": method}
-        result = otreg.transport.sinkhorn(cost, problem.a, problem.b, **settings)
+        result = sinkhorn(cost, problem.a, problem.b, **settings)
         return Solved(result.plan, iterations=int(result.num_iters.max()))
 
     return Method(f"otreg-{method}", solve, is_peer=False)
@@ -115,15 +115,9 @@ def otreg_solver(method: str) -> Method:
 def otreg_whole(problem: Problem, epsilon: float, knob: float) -> Solved:
     settings = {"epsilon": epsilon, "tol": knob, "max_iter": MAX_ITER, "method": "auto"}
     x = problem.x.detach().requires_grad_()
-    cosine_transport = getattr(otreg.transport, "cosine_transport", None)
-    if cosine_transport is None:
-        cost = otreg.transport.cosine_cost(x, problem.y)
-        result = otreg.transport.sinkhorn(cost, problem.a, problem.b, **settings)
-        loss = (result.plan.detach() * cost).sum((1, 2))
-    else:
-        out = cosine_transport(x, problem.y, problem.a, problem.b, **settings)
-        loss, result = out.loss, out.result
-    loss.sum().backward()
+    moved = cosine_transport(x, problem.y, problem.a, problem.b, **settings)
+    moved.cost.sum().backward()
+    result = moved.result
     iterations, note = int(result.num_iters.max()), f"solved by {result.method}"
     return Solved(result.plan.detach(), iterations=iterations, gradient=x.grad, note=note)
 
@@ -134,7 +128,7 @@ def fixed_plan(problem: Problem, cost: Tensor, epsilon: float, knob: float) -> S
 
 def methods_of(patterns: str) -> list[Method]:
     """The floor, then otreg's methods and the peers whose names match a pattern."""
-    known = [otreg_solver(name) for name in METHODS if name != "auto"]
+    known = [otreg_solver(name) for name in METHODS if name not in ("auto", "triton")]
     known += [Method("otreg-auto", whole=otreg_whole, is_peer=False), *peers()]
     wanted = [pattern.strip() for pattern in patterns.split(",")]
     for pattern in wanted:

@@ -70,11 +70,13 @@ class _SoftCrossEntropy(torch.autograd.Function):
         scores = scores.view(batch, frames, -1)
         index = target_class.unsqueeze(1).expand(-1, frames, -1)
         at_targets = scores.gather(2, index)
-        log_total = scores.logsumexp(2, keepdim=True)
+        highest = scores.amax(2, keepdim=True)
+        share = (scores - highest).exp_()
+        total = share.sum(2, keepdim=True)
         expected = (rows * at_targets).sum(2)
-        loss = (weight * (log_total.squeeze(2) - expected)).sum(1)
+        loss = (weight * ((highest + total.log()).squeeze(2) - expected)).sum(1)
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-            share = (scores - log_total).exp_()
+            share.div_(total)
             # sum_v D cos / temperature; what is excluded has a share of 0 and scores of no matter
             own = torch.linalg.vecdot(share, scores) - expected
             difference = share.scatter_add_(2, index, -rows)

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from otreg._shapes import Float, Int
@@ -99,7 +100,10 @@ def _library() -> ctypes.CDLL | None:
     path = Path(root) / f"otreg_sinkhorn_{key[:16]}.so"
     try:
         if not path.is_file():
-            _build(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.with_suffix(".lock")):  # given back even by a process that is killed
+                if not path.is_file():
+                    _build(path)
         return ctypes.CDLL(str(path))
     except (OSError, RuntimeError, ImportError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -110,12 +114,10 @@ def _library() -> ctypes.CDLL | None:
 def _build(path: Path) -> None:
     """Build through torch in a folder of our own, and move the library to its place in one step.
 
-    Several processes may build at once; torch's own lock would block them for ever after a killed
-    build.
+    Torch's own lock, which lies in that folder, would block for ever after a killed build.
     """
     from torch.utils import cpp_extension
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     logger.info("building the compiled solver (once on this machine): %s", path)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         cpp_extension.load(

@@ -27,6 +27,7 @@ _SOLVERS = {
     "newton": solve_newton,
 }
 METHODS = ("auto", "reference", *_SOLVERS)
+_MIN_CELLS = 2048  # of a problem, on the CPU: smaller ones take torch's overhead more than sweeps
 # Where sweeps are not enough, "auto" gives a problem of so many columns so many steps of Newton's,
 # unless the caller wanted few sweeps.
 _RESCUE_COLUMNS, _RESCUE_STEPS, _RESCUE_AFTER = 512, 60, 100
@@ -120,7 +121,8 @@ def sinkhorn(
             "triton": the same as one kernel; on CUDA devices.
             "newton": Newton on the semi-dual in float64; few steps of m^3, for tiny epsilon.
             "auto": "reference" for an unrolled gradient, else the first that can be had of
-            "compiled" (CPU) or "triton" (CUDA) and "accelerated"; problems that it leaves short of
+            "compiled" (CPU) or "triton" (CUDA) and "accelerated" (small problems on a CPU without a
+            compiler: "reference", whose sweeps are of fewer operations); problems that it leaves short of
             tol after max_iter >= 100 sweeps go on to "newton" where m is at most 512.
 
     Returns:
@@ -152,7 +154,7 @@ def sinkhorn(
         tau_a, tau_b = tau(rho_a, epsilon), tau(rho_b, epsilon)
         rescue = method == "auto" and gradient != "unrolled" and max_iter >= _RESCUE_AFTER
         rescue = rescue and cost.shape[2] <= _RESCUE_COLUMNS
-        method = _choose_method(method, gradient, cost.device)
+        method = _choose_method(method, gradient, cost.device, cost.shape[1] * cost.shape[2])
         settings = (epsilon, tau_a, tau_b, tol, max_iter)
         cost = cost.to(dtype)
         if method == "reference":
@@ -199,14 +201,16 @@ def sinkhorn(
     return TransportResult(plan, value, f, g, num_iters, error, converged, method)
 
 
-def _choose_method(method: str, gradient: str, device: torch.device) -> str:
+def _choose_method(method: str, gradient: str, device: torch.device, cells: int) -> str:
     """The solver to use: what was asked for, where it can be had."""
     on_cpu = device.type == "cpu"
     if method == "auto":
         if gradient == "unrolled":
             return "reference"
-        if on_cpu:
-            return "compiled" if compiled_is_available() else "accelerated"
+        if on_cpu and compiled_is_available():
+            return "compiled"
+        if on_cpu and cells < _MIN_CELLS:
+            return "reference"
         on_cuda = device.type == "cuda" and triton_is_available(device)
         return "triton" if on_cuda else "accelerated"
     if method != "reference" and gradient == "unrolled":
