@@ -250,8 +250,7 @@ def _solve_group(
     scaled = torch.where(real, cost / epsilon, math.inf)
     group = _Group(scaled, a, b, g / epsilon, tau_a, tau_b)
     momentum = _Momentum(len(cost))
-    log_a, log_b = group.log_a, group.log_b
-    f, g = torch.zeros_like(a), torch.zeros_like(b)
+    f, g, plan = torch.zeros_like(a), torch.zeros_like(b), torch.zeros_like(scaled)
     num_iters = torch.zeros(len(cost), dtype=torch.long, device=cost.device)
     final_error = torch.zeros_like(mass)
     left = np.ones(len(cost), dtype=bool)  # of the group's problems: not yet recorded
@@ -265,6 +264,9 @@ def _solve_group(
             index = group.index[some]
             f[index] = (group.f + group.log_u())[some]
             g[index] = (group.g + group.log_v)[some]
+            # Not made anew from f and g, whose rounding counts where epsilon is tiny.
+            plan[index] = group.u[some].unsqueeze(2) * group.kernel[some]
+            plan[index] *= group.v[some].unsqueeze(1)
             final_error[index], num_iters[index] = error[some], sweeps
             left &= ~done
         if not left.any():
@@ -285,6 +287,5 @@ def _solve_group(
         for alpha, beta in zip(alphas, betas, strict=True):
             group.sweep(alpha, beta)
         sweeps += count
-    exponent = (f + log_a).unsqueeze(2) + (g + log_b).unsqueeze(1) - scaled
     f, g = torch.where(rows, f, 0.0), torch.where(columns, g, 0.0)
-    return epsilon * f, epsilon * g, exponent.exp_(), num_iters, final_error
+    return epsilon * f, epsilon * g, plan, num_iters, final_error

@@ -218,25 +218,20 @@ class Problem {
     }
   }
 
-  void write(T* f, T* g, T* plan, int64_t m, int64_t* num_iters, T* error) const {
-    const T epsilon = T(settings_.epsilon);
+  void write(T* f, T* g, T* plan, int64_t m, int64_t* num_iters, T* error) {
+    const T epsilon = T(settings_.epsilon), least = T(kLeast * mass_);
+    T* row = base_.data();
     for (int64_t i = 0; i < n_; ++i) {
-      const T* __restrict kernel = &kernel_[i * stride_];
-      const T* __restrict v = v_.data();
-      T* __restrict to = plan + rows_[i] * m;
-      const T u = u_[i], least = T(kLeast * mass_);
-      if (m_ == m) {
-        for (int64_t j = 0; j < m_; ++j) {
-          const T value = u * kernel[j] * v[j];
-          to[j] = value > least ? value : 0;
-        }
-      } else {
-        for (int64_t j = 0; j < m_; ++j) {
-          const T value = u * kernel[j] * v[j];
-          to[columns_[j]] = value > least ? value : 0;
-        }
+      for (int64_t j = 0; j < stride_; j += L::size) {  // the same to the bit however it is padded
+        const auto value = u_[i] * L::load(&kernel_[i * stride_ + j]) * L::load(&v_[j]);
+        L::store(row + j, value > least ? value : L::fill(0));
       }
-      f[rows_[i]] = (f_[i] + fast_log(u)) * epsilon;
+      T* to = plan + rows_[i] * m;
+      if (m_ == m)
+        std::copy(row, row + m_, to);
+      else
+        for (int64_t j = 0; j < m_; ++j) to[columns_[j]] = row[j];
+      f[rows_[i]] = (f_[i] + fast_log(u_[i])) * epsilon;
     }
     for (int64_t j = 0; j < m_; ++j) g[columns_[j]] = (g_[j] + log_v_[j]) * epsilon;
     *num_iters = num_iters_;
