@@ -48,3 +48,12 @@ def test_transport_benchmark_names_the_machine_and_prints_every_row(report):
     data, printed = report
     assert {"platform", "cpu", "torch", "threads", "versions"} <= set(data)
     assert all(f"| {row['kind']} | {row['method']} |" in printed for row in data["rows"])
+
+
+def test_the_whole_loss_needs_no_more_memory_than_the_floor(tmp_path):
+    path = tmp_path / "memory.json"
+    command = [sys.executable, SCRIPT.with_name("transport_memory.py"), "--json", path]
+    subprocess.run(command, check=True, capture_output=True)
+    peaks = json.loads(path.read_text())
+    assert peaks["floor"] > 100  # MiB: a normalised copy of x, its gradient and x's
+    assert peaks["fused"] <= 1.2 * peaks["floor"]
