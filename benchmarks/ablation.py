@@ -46,12 +46,12 @@ def _weight_1(overrides: list[str]) -> list[str]:
 BOTH = "adapt align"
 WARM = _ot(BOTH, temperature=0.1)  # the temperature of tied CTC and snap
 BEST = [
-    *_ot(BOTH, temperature=0.1, pad_anchor="true"),
-    *_ctc(BOTH),
+    *_weight_1([*_ot(BOTH, temperature=0.1, pad_anchor="true"), *_ctc(BOTH)]),
     SNAP,
     "stages.align.model.drop_threshold=0.8",
 ]
 CTC_COLD = [override.replace("true}", "true, temperature: 0.05}") for override in _ctc(BOTH)]
+LONGER = "stages.align.steps=400"
 FROZEN = "stages.align.train=[adapter]"
 ROWS: dict[str, list[str]] = {
     # one ingredient of best, then two: best without the third
@@ -91,11 +91,19 @@ ROWS: dict[str, list[str]] = {
     "nearest token": _ot(BOTH, rho_target=0, position_prior=0),
     # compression
     "best + merge 0.9": [*BEST, "stages.align.model.merge_threshold=0.9"],
-    "best: no pad anchor or dropping": [*WARM, *_ctc(BOTH), SNAP],
+    "best: weights 0.3": [
+        *_ot(BOTH, temperature=0.1, pad_anchor="true"),
+        *_ctc(BOTH),
+        *BEST[-2:],
+    ],
+    "best: no pad anchor or dropping": _weight_1([*WARM, *_ctc(BOTH), SNAP]),
     "best: pad anchor but no dropping": BEST[:-1],
     # another budget
     "base: language model frozen": [FROZEN],
     "best: language model frozen": [*BEST, FROZEN],
+    "base: stage 2 of 400 steps": [LONGER],
+    "otreg: stage 2 of 400 steps": [*_ot(BOTH), LONGER],
+    "best: stage 2 of 400 steps": [*BEST, LONGER],
     "base: stage 2 at 3e-3": ["stages.align.learning_rate=3e-3"],
     "best: stage 2 at 3e-3": [*BEST, "stages.align.learning_rate=3e-3"],
     "base: batch 48": _every_stage("batch_size=48"),
