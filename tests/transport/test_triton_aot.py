@@ -1,6 +1,5 @@
 """The Triton kernel compiles for GPUs that this machine need not have."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -11,9 +10,9 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
+# On Linux, where the extra `dev` brings triton, nothing is skipped: without it these tests fail.
 needs_triton = pytest.mark.skipif(
-    sys.platform != "linux" or importlib.util.find_spec("triton") is None,
-    reason="triton has no wheel for this platform (Linux alone has one)",
+    sys.platform != "linux", reason="triton is published for Linux alone, and not installed here"
 )
 
 
@@ -24,6 +23,7 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},  # the same with a GPU as without
     )
 
 
@@ -51,7 +51,6 @@ def test_what_does_not_compile_is_reported() -> None:
     assert "did not compile" in done.stdout
 
 
-@pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a GPU here")
 def test_timing_without_a_gpu_says_so() -> None:
     done = run("transport_gpu.py")
     assert done.returncode == 2
