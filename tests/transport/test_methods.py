@@ -95,3 +95,12 @@ def test_a_warm_start_saves_sweeps(method: str) -> None:
     cold = sinkhorn(cost, a, b, epsilon=0.02, tol=1e-6, max_iter=5000, method=method)
     warm = sinkhorn(cost, a, b, epsilon=0.02, tol=1e-6, max_iter=5000, method=method, init=cold.g)
     assert bool((warm.num_iters < cold.num_iters / 2).all())
+
+
+@pytest.mark.parametrize("method", ["auto", "reference", *METHODS])
+def test_no_plan_holds_numbers_too_small_to_be_normal(method: str) -> None:
+    cost, a, b = problem(40, 30, torch.float32)
+    options = {"epsilon": 0.004, "tol": 1e-5, "max_iter": 100, "method": method}
+    plan = sinkhorn(cost, a, b, **options).plan
+    assert bool(((plan == 0) | (plan > 1e-31)).all())
+    assert bool((plan == 0).any())

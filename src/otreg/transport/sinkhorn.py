@@ -165,9 +165,6 @@ def sinkhorn(
         else:
             solve = _SOLVERS[method]
             f, g, plan, num_iters, error = solve(cost.detach(), a, b, start, *settings)
-        if method != "compiled":
-            least = LEAST[dtype] * a.sum(1)
-            plan = torch.where(plan > least[:, None, None], plan, 0.0)
         converged = error <= tol
         if rescue and not bool(converged.all()):
             short = (~converged).nonzero().flatten()
@@ -181,6 +178,9 @@ def sinkhorn(
             num_iters[short] += better[3][closer]
             converged = error <= tol
             method += "+newton"
+        if method != "compiled":  # which sees to it itself
+            least = LEAST[dtype] * a.sum(1)
+            plan = torch.where(plan > least[:, None, None], plan, 0.0)
         if not bool(converged.all()):
             logger.warning(
                 "sinkhorn: %d of %d problems did not reach a marginal error of %g in %d sweeps "
