@@ -19,57 +19,61 @@ from statistics import mean
 from otreg.demo import DemoRecipe, run_demo
 from otreg.evaluation import summary
 
-OT = "objectives.otreg={weight: 0.3, warmup_fraction: 0.1%s}"
-CTC_TIED = "objectives.ctc={weight: 0.3, options: {tied: true}}"
 SNAP = "model.snap=0.8"
 LATE_SNAP = "stages.align.model.snap=0.8"
+DROP = "stages.align.model.drop_threshold=0.8"
+BOTH = "adapt align"
 
 
-def _ot(stages: str, **options: object) -> list[str]:
-    text = "".join(f"{key}: {value}, " for key, value in options.items())
-    filled = OT % (f", options: {{{text[:-2]}}}" if text else "")
-    return [f"stages.{stage}.{filled}" for stage in stages.split()]
+def _ot(stages: str, weight: float = 0.3, **options: object) -> list[str]:
+    filled = ", ".join(f"{key}: {value}" for key, value in options.items())
+    text = f"objectives.otreg={{weight: {weight}, warmup_fraction: 0.1, options: {{{filled}}}}}"
+    return [f"stages.{stage}.{text}" for stage in stages.split()]
 
 
-def _ctc(stages: str) -> list[str]:
-    return [f"stages.{stage}.{CTC_TIED}" for stage in stages.split()]
+def _ctc(stages: str, weight: float = 0.3, **options: object) -> list[str]:
+    filled = ", ".join(f"{key}: {value}" for key, value in {"tied": "true", **options}.items())
+    text = f"objectives.ctc={{weight: {weight}, options: {{{filled}}}}}"
+    return [f"stages.{stage}.{text}" for stage in stages.split()]
 
 
 def _every_stage(setting: str) -> list[str]:
     return [f"stages.{stage}.{setting}" for stage in BOTH.split()]
 
 
-def _weight_1(overrides: list[str]) -> list[str]:
-    return [override.replace("weight: 0.3", "weight: 1") for override in overrides]
-
-
-BOTH = "adapt align"
-WARM = _ot(BOTH, temperature=0.1)  # the temperature of tied CTC and snap
-BEST = [
-    *_weight_1([*_ot(BOTH, temperature=0.1, pad_anchor="true"), *_ctc(BOTH)]),
-    SNAP,
-    "stages.align.model.drop_threshold=0.8",
-]
-CTC_COLD = [override.replace("true}", "true, temperature: 0.05}") for override in _ctc(BOTH)]
-LONGER = "stages.align.steps=400"
+# the ingredients of best, at its weights and its temperature
+OT = _ot(BOTH, 1, temperature=0.1, pad_anchor="true")
+CTC = _ctc(BOTH, 1)
+BEST = [*OT, *CTC, SNAP, DROP]
 FROZEN = "stages.align.train=[adapter]"
+LONGER = "stages.align.steps=400"
 ROWS: dict[str, list[str]] = {
-    # one ingredient of best, then two: best without the third
-    "ctc tied": _ctc(BOTH),
-    "snap": [SNAP],
-    "otreg + ctc tied": [*WARM, *_ctc(BOTH)],
-    "otreg + snap": [*WARM, SNAP],
-    "ctc tied + snap": [*_ctc(BOTH), SNAP],
+    # one ingredient of best alone
+    "best's otreg alone": OT,
+    "best's otreg + dropping": [*OT, DROP],
+    "best's ctc tied alone": CTC,
+    "snap alone": [SNAP],
+    # best without one; dropping needs the pad vector, which only otreg learns
+    "best - otreg and dropping": [*CTC, SNAP],
+    "best - ctc tied": [*OT, SNAP, DROP],
+    "best - snap": [*OT, *CTC, DROP],
+    "best - dropping": [*OT, *CTC, SNAP],
+    "best - pad anchor and dropping": [*_ot(BOTH, 1, temperature=0.1), *CTC, SNAP],
     # stage 2 alone
     "otreg: stage 2 only": _ot("align"),
-    "ctc tied: stage 2 only": _ctc("align"),
+    "ctc tied: stage 2 only": _ctc("align", 1),
     "snap: stage 2 only": [LATE_SNAP],
-    "best: stage 2 only": [*_ot("align", temperature=0.1), *_ctc("align"), LATE_SNAP],
+    "best: stage 2 only": [
+        *_ot("align", 1, temperature=0.1, pad_anchor="true"),
+        *_ctc("align", 1),
+        LATE_SNAP,
+        DROP,
+    ],
     # the paper's loss at another weight
     "otreg-paper: weight 3": ["stages.align.objectives.otreg_paper={weight: 3}"],
     "otreg-paper: both stages": _every_stage("objectives.otreg_paper={weight: 0.3}"),
     # options of OTReg
-    "otreg: weight 1": _weight_1(_ot(BOTH)),
+    "otreg: weight 1": _ot(BOTH, 1),
     "otreg: no prior": _ot(BOTH, position_prior=0),
     "otreg: prior 0.5": _ot(BOTH, position_prior=0.5),
     "otreg: cost": _ot(BOTH, loss="cost", plan_gradient="implicit"),
@@ -81,23 +85,21 @@ ROWS: dict[str, list[str]] = {
     "otreg: epsilon 0.05": _ot(BOTH, epsilon=0.05),
     # the temperature of the vocabulary losses
     "otreg: temperature 0.2": _ot(BOTH, temperature=0.2),
-    "otreg: temperature 0.1": WARM,
+    "otreg: temperature 0.1": _ot(BOTH, temperature=0.1),
     "otreg: temperature 0.03": _ot(BOTH, temperature=0.03),
-    "ctc tied: temperature 0.05": CTC_COLD,
-    "otreg + ctc tied: temperature 0.05": [*_ot(BOTH), *CTC_COLD],
-    "best: temperature 0.05": [*_ot(BOTH), *CTC_COLD, SNAP, "model.snap_temperature=0.05"],
+    "ctc tied: temperature 0.05": _ctc(BOTH, 1, temperature=0.05),
     # controls
     "diagonal only": _ot(BOTH, similarity="false", position_prior=1.0),
     "nearest token": _ot(BOTH, rho_target=0, position_prior=0),
-    # compression
-    "best + merge 0.9": [*BEST, "stages.align.model.merge_threshold=0.9"],
+    "ctc tied: weight 0.3": _ctc(BOTH),
+    # best otherwise
     "best: weights 0.3": [
         *_ot(BOTH, temperature=0.1, pad_anchor="true"),
         *_ctc(BOTH),
-        *BEST[-2:],
+        SNAP,
+        DROP,
     ],
-    "best: no pad anchor or dropping": _weight_1([*WARM, *_ctc(BOTH), SNAP]),
-    "best: pad anchor but no dropping": BEST[:-1],
+    "best + merge 0.9": [*BEST, "stages.align.model.merge_threshold=0.9"],
     # another budget
     "base: language model frozen": [FROZEN],
     "best: language model frozen": [*BEST, FROZEN],
