@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from otreg.transport import cosine_cost
+from otreg.transport.problem import Problem
 from otreg.transport.reference import solve_reference
 from otreg.transport.triton_kernel import is_available, solve_triton
 
@@ -61,33 +63,24 @@ def measure(
     cost = cosine_cost(x.detach(), y.detach())
     a, b = torch.full((batch, n), 1 / n).to(cost), torch.full((batch, m), 1 / m).to(cost)
     start = torch.zeros_like(b)
-    settings = (epsilon, 1.0, 1.0)
-
-    _, _, plan, num_iters, _ = solve_triton(cost, a, b, start, *settings, TOL, MAX_ITER)
-    marginals = plan.double()
+    problem = Problem(cost, a, b, start, epsilon, 1.0, 1.0, TOL, MAX_ITER)
+    solution = solve_triton(problem)
+    marginals = solution.plan.double()
     error = (marginals.sum(2) - a.double()).abs().sum(1)
     error = error + (marginals.sum(1) - b.double()).abs().sum(1)
-    double = cost.double()
     a_exact, b_exact = (torch.full_like(mass.double(), 1 / mass.shape[1]) for mass in (a, b))
-    _, _, exact, _, exact_error = solve_reference(
-        double, a_exact, b_exact, start.double(), *settings, EXACT_TOL, MAX_ITER
-    )
-    fixed = plan.to(x.dtype)
+    exact = solve_reference(replace(problem.double(), a=a_exact, b=b_exact, tol=EXACT_TOL))
+    fixed = solution.plan.to(x.dtype)
     return {
         "size": (batch, n, m, dim),
         "epsilon": epsilon,
-        "sweeps": int(num_iters.max()),
-        "triton_us": median_us(
-            lambda: solve_triton(cost, a, b, start, *settings, TOL, MAX_ITER), repeats
-        ),
-        "reference_us": median_us(
-            lambda: solve_reference(cost, a, b, start, *settings, TOL, MAX_ITER),
-            max(repeats // 5, 3),
-        ),
+        "sweeps": int(solution.num_iters.max()),
+        "triton_us": median_us(lambda: solve_triton(problem), repeats),
+        "reference_us": median_us(lambda: solve_reference(problem), max(repeats // 5, 3)),
         "floor_us": median_us(lambda: floor(x, y, fixed), repeats),
         "error": float(error.max()),
-        "off": float((marginals - exact).abs().sum((1, 2)).max()),
-        "exact_error": float(exact_error.max()),
+        "off": float((marginals - exact.plan).abs().sum((1, 2)).max()),
+        "exact_error": float(exact.error.max()),
     }
 
 

@@ -56,3 +56,17 @@ def test_a_failed_build_is_reported_and_harmless(tmp_path: Path) -> None:
     assert done.stdout.strip() == "False"
     assert "the compiled solver is not available, torch's is used" in done.stderr
     assert not list(tmp_path.glob("*.so"))
+
+
+@needs_compiler
+def test_the_solver_leaves_denormal_numbers_to_others(tmp_path: Path) -> None:
+    code = (
+        "import numpy, torch; from otreg import sinkhorn\n"
+        "half = torch.full((1, 2), 0.5)\n"
+        "assert sinkhorn(torch.rand(1, 2, 2), half, half, epsilon=0.1).method == 'compiled'\n"
+        "print(numpy.float32(1e-39) * numpy.float32(0.5) > 0, float(torch.tensor(1e-39) / 2) > 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stdout.split() == ["True", "True"]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from otreg.transport import cosine_cost
+from otreg.transport.problem import Problem
 from otreg.transport.reference import solve_reference
 from otreg.transport.triton_kernel import block_sizes, is_available, solve_triton
 
@@ -43,24 +44,28 @@ def prepared(
     rho_a: float | None = None,
     rho_b: float | None = None,
     init: Tensor | None = None,
-) -> tuple:
-    """A solver's arguments, as `sinkhorn` prepares them."""
-    real = (a > 0).unsqueeze(2) & (b > 0).unsqueeze(1)
+) -> Problem:
+    """As `sinkhorn` prepares it."""
     start = torch.zeros_like(b) if init is None else torch.where(b > 0, init, 0.0)
     taus = [1.0 if rho is None else rho / (rho + epsilon) for rho in (rho_a, rho_b)]
-    return torch.where(real, cost, 0.0), a, b, start, epsilon, *taus, tol, max_iter
+    return Problem(cost, a, b, start, epsilon, *taus, tol, max_iter)
 
 
 def solve(*arguments: Tensor, **options) -> tuple[Tensor, ...]:
-    moved = [x.to(DEVICE) if torch.is_tensor(x) else x for x in prepared(*arguments, **options)]
-    return tuple(x.cpu() for x in solve_triton(*moved))
+    """f, g, plan, num_iters and error."""
+    problem = prepared(*arguments, **options)
+    moved = Problem(*(x.to(DEVICE) if torch.is_tensor(x) else x for x in vars(problem).values()))
+    found = solve_triton(moved)
+    torch.testing.assert_close(found.rows, found.plan.sum(2), equal_nan=True)
+    torch.testing.assert_close(found.columns, found.plan.sum(1), equal_nan=True)
+    return tuple(x.cpu() for x in (found.f, found.g, found.plan, found.num_iters, found.error))
 
 
 def reference_plan(*arguments: Tensor, **options) -> Tensor:
-    cost, a, b, *rest = prepared(*(x.double() for x in arguments), **options)
-    _, _, plan, _, error = solve_reference(cost, a, b, *rest)
-    assert bool((error <= rest[-2]).all())
-    return plan
+    problem = prepared(*(x.double() for x in arguments), **options)
+    solution = solve_reference(problem)
+    assert bool((solution.error <= problem.tol).all())
+    return solution.plan
 
 
 @needs_triton

@@ -1,13 +1,12 @@
 """The fast solver in plain torch, for any device: kernel-domain sweeps with Chebyshev's momentum."""
 
-# ruff: noqa: F722
 import math
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from otreg._shapes import Float, Int
+from otreg.transport.problem import Problem, Solution
 
 _SWEEPS_PER_LOOK = 5  # sweeps between two looks at convergence, momentum and drift
 _FIRST_RATE = 0.9  # too much momentum at first costs less than too little
@@ -19,23 +18,7 @@ _MAX_FILL = 0.8  # ragged batches with fewer real cells than this share are solv
 _GROUPS = 4
 
 
-def solve_accelerated(
-    cost: Float[Tensor, "batch n m"],
-    a: Float[Tensor, "batch n"],
-    b: Float[Tensor, "batch m"],
-    g: Float[Tensor, "batch m"],
-    epsilon: float,
-    tau_a: float,
-    tau_b: float,
-    tol: float,
-    max_iter: int,
-) -> tuple[
-    Float[Tensor, "batch n"],
-    Float[Tensor, "batch m"],
-    Float[Tensor, "batch n m"],
-    Int[Tensor, " batch"],
-    Float[Tensor, " batch"],
-]:
+def solve_accelerated(problem: Problem) -> Solution:
     """Solve to the fixed point of the sweeps that `otreg.transport.sinkhorn` states.
 
     With K = a b' exp((f + g - C)/epsilon) of the potentials last absorbed, one sweep is
@@ -47,32 +30,16 @@ def solve_accelerated(
     shows. A problem that has converged leaves the batch; a ragged batch is solved on the CPU in
     groups of like size, each without the others' padding.
 
-    Args and returns are those of `otreg.transport.compiled.solve_compiled`; the tensors may
-    be on any device.
-
     Source: Chebyshev's semi-iteration: Golub and Varga 1961; absorption: Schmitzer 2019 (arXiv
         1610.06519).
     """
-    f, out_g, plan = torch.zeros_like(a), torch.zeros_like(b), torch.zeros_like(cost)
-    num_iters = torch.zeros(len(cost), dtype=torch.long, device=cost.device)
-    error = torch.zeros(len(cost), dtype=cost.dtype, device=cost.device)
-    for index, n, m in _groups(a, b):
-        whole = len(index) == len(cost) and (n, m) == cost.shape[1:]
-        part = (cost, a, b, g) if whole else _crop(index, n, m, cost, a, b, g)
-        f_part, g_part, plan_part, num_iters[index], error[index] = _solve_group(
-            *part, epsilon, tau_a, tau_b, tol, max_iter
-        )
-        if whole:
-            return f_part, g_part, plan_part, num_iters, error
-        f[index, :n], out_g[index, :m] = f_part, g_part
-        plan[index, :n, :m] = plan_part
-    return f, out_g, plan, num_iters, error
-
-
-def _crop(
-    index: Tensor, n: int, m: int, cost: Tensor, a: Tensor, b: Tensor, g: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return cost[index, :n, :m], a[index, :n], b[index, :m], g[index, :m]
+    groups = _groups(problem.a, problem.b)
+    if len(groups) == 1:
+        return _solve_group(problem)
+    solution = Solution.empty(problem)
+    for index, n, m in groups:
+        solution.put(index, _solve_group(problem.part(index, n, m)))
+    return solution
 
 
 def _groups(a: Tensor, b: Tensor) -> list[tuple[Tensor, int, int]]:
@@ -233,22 +200,11 @@ class _Group:
         return torch.maximum(self.log_u().abs().amax(1), log_v.abs().amax(1))
 
 
-def _solve_group(
-    cost: Tensor,
-    a: Tensor,
-    b: Tensor,
-    g: Tensor,
-    epsilon: float,
-    tau_a: float,
-    tau_b: float,
-    tol: float,
-    max_iter: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    rows, columns = a > 0, b > 0
-    real = rows.unsqueeze(2) & columns.unsqueeze(1)
+def _solve_group(problem: Problem) -> Solution:
+    cost, a, b, epsilon = problem.cost, problem.a, problem.b, problem.epsilon
     mass = a.sum(1).clamp(min=math.exp(_LOG_TINY[a.dtype]))
-    scaled = torch.where(real, cost / epsilon, math.inf)
-    group = _Group(scaled, a, b, g / epsilon, tau_a, tau_b)
+    scaled = torch.where(problem.real(), cost / epsilon, math.inf)
+    group = _Group(scaled, a, b, problem.g / epsilon, problem.tau_a, problem.tau_b)
     momentum = _Momentum(len(cost))
     f, g, plan = torch.zeros_like(a), torch.zeros_like(b), torch.zeros_like(scaled)
     num_iters = torch.zeros(len(cost), dtype=torch.long, device=cost.device)
@@ -258,7 +214,7 @@ def _solve_group(
     while True:
         error = group.error() / mass[group.index]
         on_host = error.double().cpu().numpy()
-        done = left & ((on_host <= tol) | (sweeps >= max_iter))
+        done = left & ((on_host <= problem.tol) | (sweeps >= problem.max_iter))
         if done.any():
             some = torch.from_numpy(done).to(cost.device)
             index = group.index[some]
@@ -282,10 +238,10 @@ def _solve_group(
         drifted = group.drift() > _MAX_DRIFT
         if bool(drifted.any()):
             group.absorb(drifted)
-        count = min(_SWEEPS_PER_LOOK, max_iter - sweeps)
+        count = min(_SWEEPS_PER_LOOK, problem.max_iter - sweeps)
         alphas, betas = (torch.from_numpy(x).to(a).unsqueeze(2) for x in momentum.steps(count))
         for alpha, beta in zip(alphas, betas, strict=True):
             group.sweep(alpha, beta)
         sweeps += count
-    f, g = torch.where(rows, f, 0.0), torch.where(columns, g, 0.0)
-    return epsilon * f, epsilon * g, plan, num_iters, final_error
+    f, g = torch.where(a > 0, epsilon * f, 0.0), torch.where(b > 0, epsilon * g, 0.0)
+    return Solution.of_plan(f, g, plan, num_iters, final_error)

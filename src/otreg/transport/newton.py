@@ -1,12 +1,11 @@
 """Newton's method on the semi-dual, in float64: for tiny epsilon, and as the exact answer in tests."""
 
-# ruff: noqa: F722
 import math
 
 import torch
 from torch import Tensor
 
-from otreg._shapes import Float, Int
+from otreg.transport.problem import Problem, Solution
 
 _LEVEL = 4.0  # how much epsilon shrinks from one level to the next
 _FIRST_SHARE = 0.1  # the first level's epsilon, as a share of the range of the costs
@@ -18,23 +17,7 @@ _ARMIJO = 1e-4
 _RIDGE = 1e-12
 
 
-def solve_newton(
-    cost: Float[Tensor, "batch n m"],
-    a: Float[Tensor, "batch n"],
-    b: Float[Tensor, "batch m"],
-    g: Float[Tensor, "batch m"],
-    epsilon: float,
-    tau_a: float,
-    tau_b: float,
-    tol: float,
-    max_iter: int,
-) -> tuple[
-    Float[Tensor, "batch n"],
-    Float[Tensor, "batch m"],
-    Float[Tensor, "batch n m"],
-    Int[Tensor, " batch"],
-    Float[Tensor, " batch"],
-]:
+def solve_newton(problem: Problem) -> Solution:
     """Maximise the concave semi-dual D(g), in which f is the rows' exact answer to g.
 
     dD/dg   = b exp(-g/rho_b) - c,                   c = P' 1   (b - c where balanced)
@@ -44,52 +27,47 @@ def solve_newton(
     good; epsilon comes down from a tenth of the costs' range by factors of four, and each level
     starts from the last one's g. Float64 inside; a step costs n m^2 + m^3.
 
-    Args and returns are those of `otreg.transport.compiled.solve_compiled`, in the dtype of the cost
-    and on any device; num_iters counts steps.
-
     Source: Newton on the semi-dual of entropic transport: Cuturi and Peyre 2018 (arXiv 1805.02016),
         section 5; Brauer et al. 2017 (arXiv 1710.06635).
     """
-    dtype = cost.dtype
-    real = (a > 0).unsqueeze(2) & (b > 0).unsqueeze(1)
-    problem = _Problem(
-        torch.where(real, cost, 0.0).double(), a.double(), b.double(), real, tau_a, tau_b
-    )
-    highest = torch.where(real, problem.cost, -math.inf).amax((1, 2))
-    spread = highest - torch.where(real, problem.cost, math.inf).amin((1, 2))
+    dtype, epsilon = problem.cost.dtype, problem.epsilon
+    dual = _SemiDual(problem.double())
+    highest = torch.where(dual.real, dual.cost, -math.inf).amax((1, 2))
+    spread = highest - torch.where(dual.real, dual.cost, math.inf).amin((1, 2))
     level = torch.clamp(_FIRST_SHARE * spread, min=epsilon)  # an empty problem's spread is -inf
-    relaxed = tau_a != 1 or tau_b != 1
-    warm = bool((g != 0).any())
+    relaxed = problem.tau_a != 1 or problem.tau_b != 1
+    warm = bool((problem.g != 0).any())
     if relaxed or warm:  # rho holds at one epsilon only; a warm start is close already
         level = torch.full_like(level, epsilon)
-    g = g.double()
-    num_iters = torch.zeros(len(cost), dtype=torch.long, device=cost.device)
-    mass = problem.a.sum(1).clamp(min=1e-300)
-    if tau_b == 0:
+    g = problem.g.double()
+    num_iters = torch.zeros(len(g), dtype=torch.long, device=g.device)
+    mass = dual.a.sum(1).clamp(min=1e-300)
+    if problem.tau_b == 0:
         g = torch.zeros_like(g)
-    _, f, plan, _ = problem.at(g, level)
+    _, f, plan, _ = dual.at(g, level)
     while True:
-        error = problem.error(plan, g, level) / mass
+        error = dual.error(plan, g, level) / mass
         last = level <= epsilon
-        active = torch.where(last, error > tol, True) & (num_iters < max_iter)
+        active = torch.where(last, error > problem.tol, True) & (num_iters < problem.max_iter)
         if not bool(active.any()):
             break
         deeper = active & ~last & (error <= _LEVEL_TOL)
         if bool(deeper.any()):
             level = torch.where(deeper, (level / _LEVEL).clamp(min=epsilon), level)
-            _, f, plan, _ = problem.at(g, level)
+            _, f, plan, _ = dual.at(g, level)
             continue
-        g, _, f, plan, _ = _step(problem, g, plan, level, active)
+        g, _, f, plan, _ = _step(dual, g, plan, level, active)
         num_iters = num_iters + active
-    return f.to(dtype), g.to(dtype), plan.to(dtype), num_iters, error.to(dtype)
+    f, g, plan, error = (x.to(dtype) for x in (f, g, plan, error))
+    return Solution.of_plan(f, g, plan, num_iters, error)
 
 
-class _Problem:
-    def __init__(
-        self, cost: Tensor, a: Tensor, b: Tensor, real: Tensor, tau_a: float, tau_b: float
-    ) -> None:
-        self.cost, self.a, self.b, self.real = cost, a, b, real
-        self.tau_a, self.tau_b = tau_a, tau_b
+class _SemiDual:
+    def __init__(self, problem: Problem) -> None:
+        self.real = problem.real()
+        self.cost = torch.where(self.real, problem.cost, 0.0)
+        self.a, self.b = a, b = problem.a, problem.b
+        self.tau_a, self.tau_b = problem.tau_a, problem.tau_b
         self.log_a = torch.where(a > 0, a, 1.0).log()
         self.log_b = torch.where(b > 0, b, 1.0).log()
 
@@ -139,7 +117,7 @@ class _Problem:
 
 
 def _step(
-    problem: _Problem,
+    dual: _SemiDual,
     g: Tensor,
     plan: Tensor,
     epsilon: Tensor,
@@ -147,30 +125,30 @@ def _step(
 ) -> list[Tensor]:
     """One damped Newton step of the active problems, or a sweep where it does not climb."""
     eps = epsilon.unsqueeze(1)
-    g = torch.where(active.unsqueeze(1), g + problem.sweep(plan, g, epsilon), g)  # c comes near b
-    value, f, plan, ahead = problem.at(g, epsilon)
+    g = torch.where(active.unsqueeze(1), g + dual.sweep(plan, g, epsilon), g)  # c comes near b
+    value, f, plan, ahead = dual.at(g, epsilon)
     rows, columns = plan.sum(2), plan.sum(1)
     gradient = ahead - columns
     half = plan * rows.clamp(min=1e-300).rsqrt().unsqueeze(2)
-    system = torch.diag_embed(columns) - problem.tau_a * torch.bmm(half.transpose(1, 2), half)
-    if problem.tau_b < 1:
-        rho = eps * problem.tau_b / (1 - problem.tau_b)
+    system = torch.diag_embed(columns) - dual.tau_a * torch.bmm(half.transpose(1, 2), half)
+    if dual.tau_b < 1:
+        rho = eps * dual.tau_b / (1 - dual.tau_b)
         system = system + torch.diag_embed(eps * ahead / rho)
     # Scaled by the square roots of the masses, which makes the diagonal about 1; padding is 1.
-    scale = torch.where(problem.b > 0, torch.maximum(columns, 1e-3 * problem.b), 1.0).rsqrt()
+    scale = torch.where(dual.b > 0, torch.maximum(columns, 1e-3 * dual.b), 1.0).rsqrt()
     system = system * scale.unsqueeze(2) * scale.unsqueeze(1)
     eye = torch.eye(len(g[0]), dtype=g.dtype, device=g.device)
-    padding = torch.where(problem.b > 0, 0.0, 1.0)
-    error = problem.error(plan, g, epsilon) / problem.a.sum(1).clamp(min=1e-300)
+    padding = torch.where(dual.b > 0, 0.0, 1.0)
+    error = dual.error(plan, g, epsilon) / dual.a.sum(1).clamp(min=1e-300)
     ridge = _DAMPING * error + _RIDGE  # fades as the answer comes near: convergence stays quadratic
     system = system + ridge[:, None, None] * eye + torch.diag_embed(padding)
-    if problem.tau_a == 1 and problem.tau_b == 1:  # adding a constant to g changes no plan
-        null = torch.where(problem.b > 0, 1 / scale, 0.0)
+    if dual.tau_a == 1 and dual.tau_b == 1:  # adding a constant to g changes no plan
+        null = torch.where(dual.b > 0, 1 / scale, 0.0)
         null = null / null.norm(dim=1, keepdim=True).clamp(min=1e-300)
         system = system + null.unsqueeze(2) * null.unsqueeze(1)
     solved, _ = torch.linalg.solve_ex(system, (gradient * scale).unsqueeze(2))
     direction = eps * solved.squeeze(2) * scale
-    direction = torch.where(torch.isfinite(direction) & (problem.b > 0), direction, 0.0)
+    direction = torch.where(torch.isfinite(direction) & (dual.b > 0), direction, 0.0)
     furthest = direction.abs().amax(1, keepdim=True) / eps
     direction = direction * (_MAX_STEP / furthest.clamp(min=_MAX_STEP))
     slope = (gradient * direction).sum(1)
@@ -181,7 +159,7 @@ def _step(
     floor = 1e-13 * value.abs() + 1e-300  # what rounding hides
     for _ in range(_HALVINGS):
         trial = g + size.unsqueeze(1) * direction
-        result = [trial, *problem.at(trial, epsilon)]
+        result = [trial, *dual.at(trial, epsilon)]
         climbed = result[1] >= value + _ARMIJO * size * slope - floor
         good = waiting & (slope > 0) & climbed
         best = [_choose(good, new, old) for new, old in zip(result, best, strict=True)]

@@ -6,7 +6,8 @@ import math
 import torch
 from torch import Tensor
 
-from otreg._shapes import Bool, Float, Int
+from otreg._shapes import Bool, Float
+from otreg.transport.problem import Problem, Solution
 
 _SWEEPS_PER_CHECK = 10  # sweeps between two absorptions; convergence is looked at there
 _MAX_DRIFT = 30.0  # how far log u and log v may run before they are absorbed
@@ -15,30 +16,12 @@ _MAX_RATE = 0.999  # cap on the estimated rate of convergence: more momentum ove
 _FAR, _MAX_RATE_FAR = 0.1, 0.98  # the cap while the marginal error is above _FAR
 
 
-def solve_reference(
-    cost: Float[Tensor, "batch n m"],
-    a: Float[Tensor, "batch n"],
-    b: Float[Tensor, "batch m"],
-    g: Float[Tensor, "batch m"],
-    epsilon: float,
-    tau_a: float,
-    tau_b: float,
-    tol: float,
-    max_iter: int,
-) -> tuple[
-    Float[Tensor, "batch n"],
-    Float[Tensor, "batch m"],
-    Float[Tensor, "batch n m"],
-    Int[Tensor, " batch"],
-    Float[Tensor, " batch"],
-]:
-    """Iterate to the fixed point of the sweeps.
-
-    Returns:
-        f (batch, n), g (batch, m), plan (batch, n, m), num_iters (batch,), marginal error (batch,).
-    """
-    rows, columns = a > 0, b > 0
-    real = rows.unsqueeze(2) & columns.unsqueeze(1)
+def solve_reference(problem: Problem) -> Solution:
+    """Iterate to the fixed point of the sweeps that `otreg.transport.sinkhorn` states."""
+    a, b, g, epsilon = problem.a, problem.b, problem.g, problem.epsilon
+    tau_a, tau_b = problem.tau_a, problem.tau_b
+    rows, columns, real = a > 0, b > 0, problem.real()
+    cost = torch.where(real, problem.cost, 0.0)
     log_tiny = _LOG_TINY[cost.dtype]
     tiny = math.exp(log_tiny)
     log_a, log_b = log_mass_of(a), log_mass_of(b)
@@ -60,14 +43,14 @@ def solve_reference(
         error = _residual(rows_sum, a, f, epsilon, tau_a, tiny)
         error = error + _residual(columns_sum, b, g, epsilon, tau_b, tiny)
         error = error.detach() / mass
-        active = ~(error <= tol)
-        if sweeps >= max_iter or not bool(active.any()):
-            return f, g, _plan(cost, a, b, f, g, epsilon, real), num_iters, error
+        active = ~(error <= problem.tol)
+        if sweeps >= problem.max_iter or not bool(active.any()):
+            return Solution.of_plan(f, g, _plan(cost, a, b, f, g, epsilon, real), num_iters, error)
         if last_error is not None:
             rate, change = _update_rate(rate, change, error, last_error)
 
         alpha, beta = _heavy_ball(rate)
-        block = min(_SWEEPS_PER_CHECK, max_iter - sweeps)
+        block = min(_SWEEPS_PER_CHECK, problem.max_iter - sweeps)
         # In units of epsilon, g's update T(f) = g + log b - log K'u leaves v = exp(tau_b T(f) - g).
         ahead_b = tau_b * (g / epsilon + log_b) - g / epsilon
         ahead_a = tau_a * (f / epsilon + log_a) - f / epsilon

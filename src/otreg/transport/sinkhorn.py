@@ -3,7 +3,7 @@
 # ruff: noqa: F722
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from otreg.transport.compiled import is_available as compiled_is_available
 from otreg.transport.compiled import solve_compiled
 from otreg.transport.implicit import ImplicitPlan, ValueOfCost
 from otreg.transport.newton import solve_newton
+from otreg.transport.problem import Problem, Solution
 from otreg.transport.reference import solve_reference
 from otreg.transport.triton_kernel import is_available as triton_is_available
 from otreg.transport.triton_kernel import solve_triton
@@ -21,12 +22,13 @@ from otreg.transport.triton_kernel import solve_triton
 logger = logging.getLogger(__name__)
 
 _SOLVERS = {
+    "reference": solve_reference,
     "accelerated": solve_accelerated,
     "compiled": solve_compiled,
     "triton": solve_triton,
     "newton": solve_newton,
 }
-METHODS = ("auto", "reference", *_SOLVERS)
+METHODS = ("auto", *_SOLVERS)
 _MIN_CELLS = 2048  # of a problem, on the CPU: smaller ones take torch's overhead more than sweeps
 # Where sweeps are not enough, "auto" gives a problem of so many columns so many steps of Newton's,
 # unless the caller wanted few sweeps.
@@ -150,66 +152,47 @@ def sinkhorn(
         a, b = a.detach().to(dtype), b.detach().to(dtype)
         _check_masses(a, b, balanced=rho_a is None and rho_b is None)
         start = torch.zeros_like(b) if init is None else init.detach().to(dtype)
-        start = torch.where(b > 0, start, 0.0)
-        tau_a, tau_b = tau(rho_a, epsilon), tau(rho_b, epsilon)
-        rescue = method == "auto" and gradient != "unrolled" and max_iter >= _RESCUE_AFTER
-        rescue = rescue and cost.shape[2] <= _RESCUE_COLUMNS
-        method = _choose_method(method, gradient, cost.device, cost.shape[1] * cost.shape[2])
-        settings = (epsilon, tau_a, tau_b, tol, max_iter)
+        start = start.masked_fill(b <= 0, 0.0)
+        taus = tau(rho_a, epsilon), tau(rho_b, epsilon)
         cost = cost.to(dtype)
-        if method == "reference":
-            real = (a > 0).unsqueeze(2) & (b > 0).unsqueeze(1)
-            cost = torch.where(real, cost, 0.0)
-            with torch.set_grad_enabled(torch.is_grad_enabled() and gradient == "unrolled"):
-                f, g, plan, num_iters, error = solve_reference(cost, a, b, start, *settings)
+        problem = Problem(cost.detach(), a, b, start, epsilon, *taus, tol, max_iter)
+        name = _choose_method(method, gradient, cost)
+        if gradient == "unrolled" and torch.is_grad_enabled():
+            solution = solve_reference(replace(problem, cost=cost))
         else:
-            solve = _SOLVERS[method]
-            f, g, plan, num_iters, error = solve(cost.detach(), a, b, start, *settings)
-        converged = error <= tol
-        if rescue and not bool(converged.all()):
-            short = (~converged).nonzero().flatten()
-            steps = min(max_iter, _RESCUE_STEPS)
-            part = cost.detach()[short], a[short], b[short], g[short]
-            better = solve_newton(*part, epsilon, tau_a, tau_b, tol, steps)
-            closer = better[4] < error[short]
-            short = short[closer]
-            for old, new in zip((f, g, plan, error), (*better[:3], better[4]), strict=True):
-                old[short] = new[closer]
-            num_iters[short] += better[3][closer]
-            converged = error <= tol
-            method += "+newton"
-        if method != "compiled":  # which sees to it itself
+            with torch.no_grad():
+                solution = _SOLVERS[name](problem)
+        converged = solution.error <= tol
+        if not bool(converged.all()):
+            if method == "auto" and gradient != "unrolled" and _can_rescue(problem):
+                _rescue(problem, solution, (~converged).nonzero().flatten())
+                converged, name = solution.error <= tol, f"{name}+newton"
+            if not bool(converged.all()):
+                _warn(problem, solution)
+        plan, f, g = solution.plan, solution.f.detach(), solution.g.detach()
+        if name != "compiled":  # which sees to it itself
             least = LEAST[dtype] * a.sum(1)
             plan = torch.where(plan > least[:, None, None], plan, 0.0)
-        if not bool(converged.all()):
-            logger.warning(
-                "sinkhorn: %d of %d problems did not reach a marginal error of %g in %d sweeps "
-                "(largest error %.2e) at epsilon %g; raise max_iter, tol or epsilon",
-                int((~converged).sum()),
-                len(converged),
-                tol,
-                max_iter,
-                float(error.max()),
-                epsilon,
-            )
-        f, g = f.detach(), g.detach()
-        value = _value(plan.detach(), a, b, f, g, epsilon, rho_a, rho_b)
+        value = _value(problem, solution, rho_a, rho_b)
         if cost.requires_grad:
             value = ValueOfCost.apply(cost, plan.detach(), value)
             if gradient == "implicit":
-                plan = ImplicitPlan.apply(cost, plan, epsilon, tau_a, tau_b)
-    return TransportResult(plan, value, f, g, num_iters, error, converged, method)
+                plan = ImplicitPlan.apply(cost, plan, epsilon, *taus)
+    return TransportResult(
+        plan, value, f, g, solution.num_iters, solution.error.detach(), converged, name
+    )
 
 
-def _choose_method(method: str, gradient: str, device: torch.device, cells: int) -> str:
+def _choose_method(method: str, gradient: str, cost: Tensor) -> str:
     """The solver to use: what was asked for, where it can be had."""
+    device = cost.device
     on_cpu = device.type == "cpu"
     if method == "auto":
         if gradient == "unrolled":
             return "reference"
         if on_cpu and compiled_is_available():
             return "compiled"
-        if on_cpu and cells < _MIN_CELLS:
+        if on_cpu and cost.shape[1] * cost.shape[2] < _MIN_CELLS:
             return "reference"
         on_cuda = device.type == "cuda" and triton_is_available(device)
         return "triton" if on_cuda else "accelerated"
@@ -237,21 +220,43 @@ def _choose_method(method: str, gradient: str, device: torch.device, cells: int)
     return method
 
 
+def _can_rescue(problem: Problem) -> bool:
+    return problem.max_iter >= _RESCUE_AFTER and problem.b.shape[1] <= _RESCUE_COLUMNS
+
+
+def _rescue(problem: Problem, solution: Solution, short: Tensor) -> None:
+    """Go on by Newton's method where sweeps fell short; the better answer is written into solution."""
+    part = replace(problem, g=solution.g).part(short, *problem.cost.shape[1:])
+    better = solve_newton(replace(part, max_iter=min(problem.max_iter, _RESCUE_STEPS)))
+    closer = better.error < solution.error[short]
+    sweeps = solution.num_iters[short[closer]]
+    solution.put(short[closer], Solution(*(x[closer] for x in vars(better).values())))
+    solution.num_iters[short[closer]] += sweeps
+
+
+def _warn(problem: Problem, solution: Solution) -> None:
+    logger.warning(
+        "sinkhorn: %d of %d problems did not reach a marginal error of %g in %d sweeps "
+        "(largest error %.2e) at epsilon %g; raise max_iter, tol or epsilon",
+        int((~(solution.error <= problem.tol)).sum()),
+        len(solution.error),
+        problem.tol,
+        problem.max_iter,
+        float(solution.error.max()),
+        problem.epsilon,
+    )
+
+
 def _value(
-    plan: Float[Tensor, "batch n m"],
-    a: Float[Tensor, "batch n"],
-    b: Float[Tensor, "batch m"],
-    f: Float[Tensor, "batch n"],
-    g: Float[Tensor, "batch m"],
-    epsilon: float,
-    rho_a: float | None,
-    rho_b: float | None,
+    problem: Problem, solution: Solution, rho_a: float | None, rho_b: float | None
 ) -> Float[Tensor, " batch"]:
     """The primal value at the plan."""
     # <P, C> + epsilon KL(P | a b') with log P/(a b') = (f + g - C) / epsilon put in.
-    rows, columns = plan.sum(2), plan.sum(1)
-    value = (rows * f).sum(1) + (columns * g).sum(1)
-    value = value + epsilon * (a.sum(1) * b.sum(1) - rows.sum(1))
+    a, b = problem.a, problem.b
+    rows, columns = solution.rows.detach(), solution.columns.detach()
+    value = torch.linalg.vecdot(rows, solution.f.detach())
+    value = value + torch.linalg.vecdot(columns, solution.g.detach())
+    value = value + problem.epsilon * (a.sum(1) * b.sum(1) - rows.sum(1))
     if rho_a is not None:
         value = value + rho_a * _kl(rows, a)
     if rho_b is not None:
@@ -315,14 +320,16 @@ def _check_shapes(cost: Tensor, a: Tensor, b: Tensor, init: Tensor | None) -> No
 
 
 def _check_masses(a: Tensor, b: Tensor, balanced: bool) -> None:
-    for name, mass in (("a", a), ("b", b)):
-        if not bool((torch.isfinite(mass) & (mass >= 0)).all()):
+    totals = a.sum(1), b.sum(1)
+    negative = a.clamp(max=0).sum(1), b.clamp(max=0).sum(1)
+    table = torch.stack([*totals, *negative]).tolist()  # one look, for a GPU is waited for
+    for name, sums, below in zip("ab", table[:2], table[2:], strict=True):
+        if not all(math.isfinite(total) for total in sums) or any(below):
             raise ValueError(f"{name} must hold finite masses >= 0 (0 = padding); got others")
-    total_a, total_b = a.sum(1), b.sum(1)
-    if balanced and not torch.allclose(total_a, total_b, rtol=1e-4, atol=1e-12):
-        worst = int((total_a - total_b).abs().argmax())
-        raise ValueError(
-            f"balanced transport needs equal masses, got {float(total_a[worst]):.6g} in a and "
-            f"{float(total_b[worst]):.6g} in b for problem {worst}; normalise them or relax a "
-            "side with rho_a or rho_b"
-        )
+    for number, (total_a, total_b) in enumerate(zip(*table[:2], strict=True)):
+        if balanced and not math.isclose(total_a, total_b, rel_tol=1e-4, abs_tol=1e-12):
+            raise ValueError(
+                f"balanced transport needs equal masses, got {total_a:.6g} in a and "
+                f"{total_b:.6g} in b for problem {number}; normalise them or relax a "
+                "side with rho_a or rho_b"
+            )

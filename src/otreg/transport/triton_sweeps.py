@@ -54,14 +54,14 @@ def _start_rows(
     BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """f = tau_a T'(g), in the log domain; returns the mass of the rows."""
-    base = tl.where(real_columns, log_b + g, _NEVER)
+    base = log_b + g
     mass = tl.zeros((BLOCK_N,), base.dtype)
     for start in range(0, n, BLOCK_N):
         rows = start + tl.arange(0, BLOCK_N)
         a = tl.load(a_ptr + rows, mask=rows < n, other=0.0)
         inside = (rows < n)[:, None] & (columns < m)[None, :]  # unlike a mask of masses: vectors
         cost = tl.load(cost_ptr + rows[:, None] * m + columns[None, :], mask=inside, other=0.0)
-        exponent = base[None, :] - cost * scale
+        exponent = tl.where(real_columns[None, :], base[None, :] - cost * scale, _NEVER)
         highest = tl.max(exponent, 1)
         total = tl.sum(tl.exp(exponent - highest[:, None]), 1)
         f = -tau_a * (highest + tl.log(total))
