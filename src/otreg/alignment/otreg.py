@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from otreg._shapes import Bool, Float
-from otreg.alignment.base import AlignmentOutput, real_speech, real_text
+from otreg.alignment.base import AlignmentOutput, real_text
 from otreg.alignment.soft_cross_entropy import soft_cross_entropy
 from otreg.alignment.targets import Targets, position_cost, unique_targets
 from otreg.alignment.vocabulary import pair_vocabulary
@@ -180,7 +180,8 @@ class OTReg:
                 "pad_anchor=True needs the pair's pad_embedding, got None; pass "
                 "SpeechTextPair(pad_embedding=…), the row of the language model's pad token"
             )
-        speech, frame_mask = real_speech(pair)
+        speech, frame_mask = pair.speech, pair.speech_mask
+        assert frame_mask is not None  # SpeechTextPair fills masks in
         text, text_mask = real_text(pair)
         targets = unique_targets(
             text, text_mask, self.unique_threshold, pair.pad_embedding if self.pad_anchor else None
@@ -243,6 +244,7 @@ class OTReg:
                 )
             assert prior is not None  # __post_init__ saw to it
             result = sinkhorn(prior.to(source_mass.dtype), source_mass, target_mass, **options)
+            speech = torch.where(frame_mask.unsqueeze(2), speech, 0.0)
             cost = (result.plan * cosine_cost(speech, targets.embeddings)).sum((1, 2))
             return CosineTransport(cost, result.value, result.plan, result)
 
@@ -254,7 +256,7 @@ class OTReg:
         targets: Targets,
     ) -> Float[Tensor, "batch targets"]:
         """The masses b of the targets, summing to 1."""
-        weight = targets.counts if self.target_mass == "count" else targets.mask
+        weight = targets.counts() if self.target_mass == "count" else targets.mask
         weight = weight.to(torch.float64 if speech.dtype == torch.float64 else torch.float32)
         mass = weight / weight.sum(1, keepdim=True)
         if self.pad_mass is None:

@@ -28,7 +28,7 @@ def soft_cross_entropy(
     one matrix product, and one matrix of frames by classes kept for it.
 
     Args:
-        speech: (batch, frames, dim), finite everywhere.
+        speech: (batch, frames, dim); anything at padding, which costs nothing either.
         frame_mask: (batch, frames) boolean, True = real; one real frame at least in each row.
         plan: (batch, frames, targets), zero at padding; may carry a gradient.
         target_class: (batch, targets) class of each target; any class at padding.
@@ -40,11 +40,10 @@ def soft_cross_entropy(
     """
     row_mass = plan.sum(2, keepdim=True)
     rows = plan / torch.where(row_mass > 0, row_mass, 1.0)
-    weight = frame_mask.to(rows.dtype) / frame_mask.sum(1, keepdim=True)
     excluded = vocabulary.excluded if bool(vocabulary.excluded.any()) else None
     with torch.autocast(device_type=speech.device.type, enabled=False):
         loss: Tensor = _SoftCrossEntropy.apply(
-            speech, rows, vocabulary.rows, target_class, weight, excluded, temperature
+            speech, rows, vocabulary.rows, target_class, frame_mask, excluded, temperature
         )
     return loss
 
@@ -57,49 +56,59 @@ class _SoftCrossEntropy(torch.autograd.Function):
         rows: Tensor,
         table: Tensor,
         target_class: Tensor,
-        weight: Tensor,
+        frame_mask: Tensor,
         excluded: Tensor | None,
         temperature: float,
     ) -> Tensor:
-        batch, frames, dim = speech.shape
-        inv_speech, inv_table = inverse_norm(speech, rows.dtype), inverse_norm(table, rows.dtype)
-        scores = speech.reshape(-1, dim).to(rows.dtype) @ table.to(rows.dtype).T
-        scores.mul_((inv_speech / temperature).view(-1, 1)).mul_(inv_table)
+        batch, frames, _ = speech.shape
+        real = frame_mask.flatten().nonzero().squeeze(1)  # (k,) the real frames of all utterances
+        utterance = real.div(frames, rounding_mode="floor")
+        x = speech.flatten(0, 1).index_select(0, real).to(rows.dtype)
+        q = rows.flatten(0, 1).index_select(0, real)
+        index = target_class.index_select(0, utterance)
+        inv_x, inv_table = inverse_norm(x, rows.dtype), inverse_norm(table, rows.dtype)
+        scores = x @ table.to(rows.dtype).T  # (k, classes)
+        scores.mul_((inv_x / temperature).unsqueeze(1)).mul_(inv_table)
         if excluded is not None:
             scores.masked_fill_(excluded, EXCLUDED)
-        scores = scores.view(batch, frames, -1)
-        index = target_class.unsqueeze(1).expand(-1, frames, -1)
-        at_targets = scores.gather(2, index)
-        highest = scores.amax(2, keepdim=True)
+        at_targets = scores.gather(1, index)
+        highest = scores.amax(1, keepdim=True)
         share = (scores - highest).exp_()
-        total = share.sum(2, keepdim=True)
-        expected = (rows * at_targets).sum(2)
-        loss = (weight * ((highest + total.log()).squeeze(2) - expected)).sum(1)
+        total = share.sum(1, keepdim=True)
+        expected = (q * at_targets).sum(1)
+        loss = _spread(real, (highest + total.log()).squeeze(1) - expected, (batch, frames))
+        count = frame_mask.sum(1)
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
             share.div_(total)
             # sum_v D cos / temperature; what is excluded has a share of 0 and scores of no matter
             own = torch.linalg.vecdot(share, scores) - expected
-            difference = share.scatter_add_(2, index, -rows)
+            difference = share.scatter_add_(1, index, -q)
             ctx.save_for_backward(
-                speech, table, weight, inv_speech, inv_table, at_targets, own, difference
+                x, table, real, utterance, count, inv_x, inv_table, at_targets, own, difference
             )
-            ctx.temperature = temperature
-        return loss
+            ctx.temperature, ctx.shape, ctx.dtype = temperature, (batch, frames), speech.dtype
+        return loss.sum(1) / count
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        speech, table, weight, inv_speech, inv_table, at_targets, own, difference = (
+        x, table, real, utterance, count, inv_x, inv_table, at_targets, own, difference = (
             ctx.saved_tensors
         )
-        weight = weight * grad.unsqueeze(1)  # (batch, frames)
+        weight = (grad / count).index_select(0, utterance)  # (k,)
         to_speech = to_rows = None
         if ctx.needs_input_grad[0]:
-            pull = difference * (weight * inv_speech / ctx.temperature).unsqueeze(2)
-            pull = pull.mul_(inv_table).flatten(0, 1) @ table.to(pull.dtype)
-            along = -(weight * own * inv_speech.square())
-            to_speech = pull.view(speech.shape).addcmul_(along.unsqueeze(2), speech.to(pull.dtype))
-            to_speech = to_speech.to(speech.dtype)
+            pull = difference * (weight * inv_x / ctx.temperature).unsqueeze(1)
+            pull = pull.mul_(inv_table) @ table.to(pull.dtype)
+            pull.addcmul_((weight * own * inv_x.square()).unsqueeze(1), x, value=-1)
+            to_speech = _spread(real, pull.to(ctx.dtype), ctx.shape)
         if ctx.needs_input_grad[1]:
-            to_rows = -weight.unsqueeze(2) * at_targets
+            to_rows = _spread(real, -weight.unsqueeze(1) * at_targets, ctx.shape)
         return to_speech, to_rows, None, None, None, None, None
+
+
+def _spread(real: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    """(batch, frames, …) from the values of real frames; 0 at padding."""
+    batch, frames = shape
+    everywhere = values.new_zeros(batch * frames, *values.shape[1:])
+    return everywhere.index_copy_(0, real, values).view(batch, frames, *values.shape[1:])

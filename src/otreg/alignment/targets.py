@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from otreg._shapes import Bool, Float
+from otreg._shapes import Bool, Float, Int
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,6 @@ class Targets:
     Args:
         embeddings: (batch, targets, dim), without gradient; 0 at padding.
         mask: (batch, targets) boolean, True = real.
-        counts: (batch, targets) how many transcript tokens each target stands for (1 for the pad
-            anchor); 0 at padding.
         token_index: (batch, targets) position in the transcript of each target's first token; -1
             for the pad anchor and at padding.
         anchor: (batch, targets) boolean, True at the pad anchor.
@@ -28,10 +26,17 @@ class Targets:
 
     embeddings: Tensor
     mask: Tensor
-    counts: Tensor
     token_index: Tensor
     anchor: Tensor
     occurrences: Tensor
+
+    def counts(self) -> Tensor:
+        """(batch, targets) how many tokens each target stands for; 1 at the anchor, 0 at padding."""
+        num_targets = self.mask.shape[1]
+        column = torch.where(self.occurrences < 0, num_targets, self.occurrences)
+        counts = column.new_zeros(len(column), num_targets + 1)
+        counts.scatter_add_(1, column, torch.ones_like(column))
+        return torch.where(self.anchor, 1, counts[:, :num_targets])
 
 
 def unique_targets(
@@ -77,21 +82,10 @@ def unique_targets(
             cosine = torch.bmm(unit, unit.transpose(1, 2))
         close = cosine >= threshold - 1e-6  # equal rows round below 1
         close = close & mask.unsqueeze(1) & mask.unsqueeze(2)
-        # Tokens close to an earlier target cannot open one. Every round settles the first token that
-        # is in doubt, and nearly always all: being close is nearly transitive.
-        close_to_earlier = close.tril(-1).to(unit.dtype)
-        is_first = mask
-        while True:
-            met = torch.bmm(close_to_earlier, is_first.to(unit.dtype).unsqueeze(2)).squeeze(2) > 0
-            settled = mask & ~met
-            if torch.equal(settled, is_first):
-                break
-            is_first = settled
-        belongs = close & is_first.unsqueeze(1)
-        belongs = belongs | torch.diag_embed(
-            is_first
+        close.diagonal(dim1=1, dim2=2).fill_(
+            True
         )  # a zero row is close to nothing, not even itself
-        first = belongs.to(torch.uint8).argmax(2)  # the earliest
+        is_first, first = _greedy(close, mask, position)
 
     column = (is_first.cumsum(1) - 1).gather(1, first)  # (batch, length)
     column = torch.where(mask, column, -1)
@@ -103,12 +97,29 @@ def unique_targets(
     anchor = target_mask & (order >= tokens)
     token_index = torch.where(target_mask & ~anchor, order, -1)
     occurrences = column[:, :tokens]
-    counts = torch.zeros(batch, num_targets + 1, dtype=torch.long, device=text.device)
-    counts.scatter_add_(
-        1, torch.where(mask[:, :tokens], occurrences, num_targets), torch.ones_like(occurrences)
-    )
-    counts = torch.where(anchor, 1, counts[:, :num_targets])
-    return Targets(embeddings, target_mask, counts, token_index, anchor, occurrences)
+    return Targets(embeddings, target_mask, token_index, anchor, occurrences)
+
+
+def _greedy(
+    close: Bool[Tensor, "batch tokens tokens"],
+    mask: Bool[Tensor, "batch tokens"],
+    position: Int[Tensor, " tokens"],
+) -> tuple[Bool[Tensor, "batch tokens"], Int[Tensor, "batch tokens"]]:
+    """Which tokens open a target, and the token that opened each token's target."""
+    first = close.to(torch.uint8).argmax(2)  # the earliest that is close
+    if torch.equal(first.gather(1, first), first):  # and it is close to none before it: all done
+        return mask & (first == position), first
+    # Tokens close to an earlier target cannot open one. Every round settles the first token that is
+    # in doubt, and nearly always all: being close is nearly transitive.
+    earlier = close.tril(-1).float()
+    is_first = mask
+    while True:
+        met = torch.bmm(earlier, is_first.float().unsqueeze(2)).squeeze(2) > 0
+        settled = mask & ~met
+        if torch.equal(settled, is_first):
+            break
+        is_first = settled
+    return is_first, (close & is_first.unsqueeze(1)).to(torch.uint8).argmax(2)
 
 
 def position_cost(

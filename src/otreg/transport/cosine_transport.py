@@ -124,19 +124,20 @@ class _CosineTransport(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, TransportResult]:
         """Solve; keep what the way back needs: x, y and three n x m matrices at most."""
         dtype = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
-        sizes = _ragged_sizes(a, b, x.shape[2])
-        inv_x = torch.where(a > 0, inverse_norm(x, dtype), 0.0)
-        inv_y = torch.where(b > 0, inverse_norm(y, dtype), 0.0)
+        padded = _has_padding(a, b)
+        sizes = _ragged_sizes(a, b, x.shape[2]) if padded else None
+        inv_x, inv_y = inverse_norm(x, dtype), inverse_norm(y, dtype)
         cos = _all_pairs(x, y, dtype, sizes)
         cos.mul_(inv_x.unsqueeze(2)).mul_(inv_y.unsqueeze(1))
-        if _has_padding(a, b):
-            real = (a > 0).unsqueeze(2) & (b > 0).unsqueeze(1)
-            cos = torch.where(real, cos, 0.0)
-        problem = 1.0 - cos if prior is None else (1.0 - cos).add_(prior.to(dtype))
+        if padded:
+            inv_x, inv_y = torch.where(a > 0, inv_x, 0.0), torch.where(b > 0, inv_y, 0.0)
+            cos = torch.where((a > 0).unsqueeze(2) & (b > 0).unsqueeze(1), cos, 0.0)
+        apart = 1.0 - cos
+        problem = apart if prior is None else apart + prior.to(dtype)
         ctx.unrolled = None
         if gradient == "unrolled":
             with torch.enable_grad():
-                leaf = problem.requires_grad_()
+                leaf = problem.detach().requires_grad_()
                 result = sinkhorn(leaf, a, b, gradient="unrolled", **options)
             ctx.unrolled = (leaf, result.plan)
         else:
@@ -146,10 +147,10 @@ class _CosineTransport(torch.autograd.Function):
         ctx.save_for_backward(x, y, a, b, inv_x, inv_y, cos, plan)
         epsilon = options["epsilon"]
         ctx.taus = (tau(options["rho_a"], epsilon), tau(options["rho_b"], epsilon))
-        ctx.settings = (gradient, epsilon, sizes)
+        ctx.settings = (gradient, epsilon, sizes, padded)
         ctx.set_materialize_grads(False)
-        cost = (plan * (1.0 - cos)).sum((1, 2))
-        return cost, result.value, result.plan.clone(), result
+        cost = torch.linalg.vecdot(plan.flatten(1), apart.flatten(1))
+        return cost, result.value, plan.detach(), result
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -162,7 +163,7 @@ class _CosineTransport(torch.autograd.Function):
     ) -> tuple[Tensor | None, Tensor | None, None, None, None, None, None]:
         """Collect W, the gradient at the cost, and take it to x and y."""
         x, y, a, b, inv_x, inv_y, cos, plan = ctx.saved_tensors
-        gradient, epsilon, sizes = ctx.settings
+        gradient, epsilon, sizes, padded = ctx.settings
         weight = torch.zeros_like(plan[:, :1, :1])
         for grad in (grad_cost, grad_value):
             if grad is not None:
@@ -178,7 +179,6 @@ class _CosineTransport(torch.autograd.Function):
                 leaf, unrolled = ctx.unrolled
                 w = w + torch.autograd.grad(unrolled, leaf, at_plan, retain_graph=True)[0]
         shares = w * cos
-        padded = _has_padding(a, b)
         w = w.mul_(inv_x.unsqueeze(2)).mul_(inv_y.unsqueeze(1)).neg_()
         sides: list[Tensor | None] = [None, None]
         if ctx.needs_input_grad[0]:
@@ -247,7 +247,7 @@ def _has_padding(a: Tensor, b: Tensor) -> bool:
 def _ragged_sizes(a: Tensor, b: Tensor, dim: int) -> _Sizes | None:
     """What is real of each problem, one past its last row and column; None = (nearly) everything."""
     is_small = a.shape[1] * b.shape[1] * dim < _MIN_PRODUCT
-    if a.device.type != "cpu" or is_small or not _has_padding(a, b):
+    if a.device.type != "cpu" or is_small:
         return None
     rows, columns = extent(a), extent(b)
     if int((rows * columns).sum()) > _MAX_FILL * a.numel() * b.shape[1]:
