@@ -1,10 +1,13 @@
 """Answers from elsewhere: closed forms, plain float64 loops, problems that carry their solution."""
 
+import dataclasses
 import math
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from otreg import SpeechTextPair
 
 
 def sinkhorn_loop(
@@ -95,3 +98,15 @@ def unique_loop(rows: np.ndarray, threshold: float) -> tuple[list[int], list[int
             near = [len(firsts) - 1]
         belongs.append(near[0])
     return firsts, belongs
+
+
+def alone(pair: SpeechTextPair, k: int) -> SpeechTextPair:
+    """Utterance k of a pair in a batch of its own, without padding."""
+    return dataclasses.replace(
+        pair,
+        speech=pair.speech[k : k + 1, pair.speech_mask[k]],
+        text=pair.text[k : k + 1, pair.text_mask[k]],
+        token_ids=pair.token_ids[k : k + 1, pair.text_mask[k]],
+        speech_mask=None,
+        text_mask=None,
+    )

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from oracles import alone
 from otreg import CTC, SpeechTextPair
 
 VOCAB, DIM = 5, 6
@@ -100,15 +101,7 @@ def test_batch_equals_single_utterances(tied: bool) -> None:
     ctc = CTC() if tied else CTC(tied=False, dim=DIM, vocab_size=VOCAB).double()
     loss = ctc(pair).loss
     for k in range(3):
-        single = dataclasses.replace(
-            pair,
-            speech=pair.speech[k : k + 1, pair.speech_mask[k]],
-            text=pair.text[k : k + 1, pair.text_mask[k]],
-            token_ids=pair.token_ids[k : k + 1, pair.text_mask[k]],
-            speech_mask=None,
-            text_mask=None,
-        )
-        torch.testing.assert_close(ctc(single).loss[0], loss[k])
+        torch.testing.assert_close(ctc(alone(pair, k)).loss[0], loss[k])
 
 
 def test_a_transcript_that_cannot_fit_is_reported(caplog: pytest.LogCaptureFixture) -> None:

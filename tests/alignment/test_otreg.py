@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from oracles import cosine, primal_value, sinkhorn_loop, unique_loop
+from oracles import alone, cosine, primal_value, sinkhorn_loop, unique_loop
 from otreg import OTReg, SpeechTextPair
 from otreg.transport import sinkhorn
 
@@ -185,16 +185,7 @@ def test_batch_equals_single_utterances(case: str) -> None:
     pair, options = make_pair(), CASES[case]
     out = options(pair)
     for k in range(3):
-        single = options(
-            dataclasses.replace(
-                pair,
-                speech=pair.speech[k : k + 1, pair.speech_mask[k]],
-                text=pair.text[k : k + 1, pair.text_mask[k]],
-                token_ids=pair.token_ids[k : k + 1, pair.text_mask[k]],
-                speech_mask=None,
-                text_mask=None,
-            )
-        )
+        single = options(alone(pair, k))
         torch.testing.assert_close(single.loss[0], out.loss[k])
         for name, term in single.terms.items():
             torch.testing.assert_close(term[0], out.terms[name][k])
