@@ -149,3 +149,19 @@ def test_it_keeps_no_copy_of_the_vectors() -> None:
     assert [z.data_ptr() for z in of_its_size] == [x.data_ptr()]
     loss.backward()
     assert bool(torch.isfinite(x.grad).all())
+
+
+def test_what_the_solver_says_holds_no_graph_and_no_memory_of_the_plan() -> None:
+    x, y, a, b = problem()
+    moved = cosine_transport(x.requires_grad_(), y, a, b, epsilon=0.05)
+    assert moved.value.requires_grad
+    said = vars(moved.result).values()
+    assert not any(part.requires_grad for part in said if isinstance(part, Tensor))
+    moved.plan.mul_(9)
+    torch.testing.assert_close(moved.result.plan.sum((1, 2)), torch.ones(len(a)).to(a))
+    moved.cost.sum().backward()
+
+
+def test_an_unknown_gradient_is_refused() -> None:
+    with pytest.raises(ValueError, match="gradient must be one of envelope, unrolled, implicit"):
+        cosine_transport(*problem(), epsilon=0.05, gradient="implict")

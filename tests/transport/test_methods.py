@@ -7,6 +7,8 @@ from torch import Tensor
 
 from otreg import sinkhorn
 from otreg.transport import cosine_cost
+from otreg.transport.problem import Problem
+from otreg.transport.sinkhorn import _SOLVERS
 
 METHODS = ["accelerated", pytest.param("compiled", marks=needs_compiler), "newton"]
 RELAXATIONS = [(None, None), (None, 0.3), (0.3, None), (0.2, 0.5), (None, 0.0), (0.0, 0.4)]
@@ -104,3 +106,46 @@ def test_no_plan_holds_numbers_too_small_to_be_normal(method: str) -> None:
     plan = sinkhorn(cost, a, b, **options).plan
     assert bool(((plan == 0) | (plan > 1e-31)).all())
     assert bool((plan == 0).any())
+
+
+@pytest.mark.parametrize("method", ["auto", "reference", *METHODS])
+@pytest.mark.parametrize(("n", "m"), [(40, 5), (40, 16), (300, 32)])
+def test_a_row_that_can_go_nowhere_is_reported(method: str, n: int, m: int) -> None:
+    cost, a, b = torch.rand(2, n, m), torch.full((2, n), 1 / n), torch.full((2, m), 1 / m)
+    cost[0, 3] = float("inf")
+    result = sinkhorn(cost, a, b, epsilon=0.05, method=method)
+    assert result.converged.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_mass_crosses_an_infinite_cost(method: str) -> None:
+    cost, a, b = problem(12, 6, torch.float32)
+    cost[:, ::2, :3] = float("inf")
+    result = sinkhorn(cost, a, b, epsilon=0.05, tol=1e-4, rho_b=0.5, method=method)
+    assert bool(result.converged.all())
+    assert float(result.plan[:, ::2, :3].sum()) < 1e-9
+
+
+@pytest.mark.parametrize("method", ["auto", "reference", *METHODS])
+@pytest.mark.parametrize("shape", [(2, 0, 3), (2, 4, 0), (0, 4, 3)])
+def test_nothing_to_solve_is_solved(method: str, shape: tuple[int, int, int]) -> None:
+    a, b = torch.zeros(shape[:2]), torch.zeros(shape[0], shape[2])
+    result = sinkhorn(torch.zeros(shape), a, b, epsilon=0.05, method=method)
+    assert result.plan.shape == shape
+    assert bool(result.converged.all())
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("rho_a", "rho_b"), RELAXATIONS)
+def test_the_marginals_of_a_solution_are_those_of_its_plan(
+    method: str, dtype: torch.dtype, rho_a: float | None, rho_b: float | None
+) -> None:
+    cost, a, b = problem(33, 18, dtype)
+    a[:, 4:7], b[:, 3] = 0, 0
+    a, b = a / a.sum(1, keepdim=True), b / b.sum(1, keepdim=True)
+    taus = (1.0 if rho is None else rho / (rho + 0.05) for rho in (rho_a, rho_b))
+    given = Problem(cost, a, b, torch.zeros_like(b), 0.05, *taus, 1e-4, 1000)
+    found = _SOLVERS[method](given)
+    torch.testing.assert_close(found.rows, found.plan.sum(2))
+    torch.testing.assert_close(found.columns, found.plan.sum(1))

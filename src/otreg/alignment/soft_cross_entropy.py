@@ -40,10 +40,15 @@ def soft_cross_entropy(
     """
     row_mass = plan.sum(2, keepdim=True)
     rows = plan / torch.where(row_mass > 0, row_mass, 1.0)
-    excluded = vocabulary.excluded if bool(vocabulary.excluded.any()) else None
     with torch.autocast(device_type=speech.device.type, enabled=False):
         loss: Tensor = _SoftCrossEntropy.apply(
-            speech, rows, vocabulary.rows, target_class, frame_mask, excluded, temperature
+            speech,
+            rows,
+            vocabulary.rows,
+            target_class,
+            frame_mask,
+            vocabulary.excluded,
+            temperature,
         )
     return loss
 

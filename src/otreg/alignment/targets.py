@@ -82,9 +82,8 @@ def unique_targets(
             cosine = torch.bmm(unit, unit.transpose(1, 2))
         close = cosine >= threshold - 1e-6  # equal rows round below 1
         close = close & mask.unsqueeze(1) & mask.unsqueeze(2)
-        close.diagonal(dim1=1, dim2=2).fill_(
-            True
-        )  # a zero row is close to nothing, not even itself
+        # A zero row has a cosine of 0 with everything, itself included.
+        close.diagonal(dim1=1, dim2=2).fill_(True)
         is_first, first = _greedy(close, mask, position)
 
     column = (is_first.cumsum(1) - 1).gather(1, first)  # (batch, length)

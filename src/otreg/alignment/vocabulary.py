@@ -21,18 +21,18 @@ class Vocabulary:
         token_class: (batch, tokens) the class of each transcript token; 0 at padding.
         pad_class: index of the pad row's class; None without one.
         excluded: (classes,) boolean, True for table rows that equal the pad row and give way to its
-            class.
+            class; None where there are none.
     """
 
     rows: Tensor
     token_class: Tensor
     pad_class: int | None
-    excluded: Tensor
+    excluded: Tensor | None
 
     def logits(self, speech: Tensor, temperature: float) -> Tensor:
         """Scores cos(speech, row) / temperature, (batch, frames, classes), float32."""
         scores = cosine_similarity(speech, self.rows) / temperature
-        return scores.masked_fill(self.excluded, EXCLUDED) if bool(self.excluded.any()) else scores
+        return scores if self.excluded is None else scores.masked_fill(self.excluded, EXCLUDED)
 
 
 def pair_vocabulary(pair: SpeechTextPair, *, pad_class: bool) -> Vocabulary:
@@ -60,9 +60,8 @@ def pair_vocabulary(pair: SpeechTextPair, *, pad_class: bool) -> Vocabulary:
     else:
         rows, token_class = _batch_rows(pair, mask)
 
-    excluded = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
     if not pad_class:
-        return Vocabulary(rows, token_class, None, excluded)
+        return Vocabulary(rows, token_class, None, None)
     if pair.pad_embedding is None:
         raise ValueError(
             "pad_embedding is needed for the class of silence, got None; pass "
@@ -77,7 +76,7 @@ def pair_vocabulary(pair: SpeechTextPair, *, pad_class: bool) -> Vocabulary:
         )
     rows = torch.cat([rows, pad.unsqueeze(0)])
     excluded = torch.cat([excluded, excluded.new_zeros(1)])
-    return Vocabulary(rows, token_class, len(rows) - 1, excluded)
+    return Vocabulary(rows, token_class, len(rows) - 1, excluded if bool(excluded.any()) else None)
 
 
 def _batch_rows(pair: SpeechTextPair, mask: Tensor) -> tuple[Tensor, Tensor]:

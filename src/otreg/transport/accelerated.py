@@ -130,7 +130,10 @@ class _Group:
         self.log_a = torch.where(a > 0, a, 1.0).log()
         self.log_b = torch.where(b > 0, b, 1.0).log()
         best = ((g + self.log_b).unsqueeze(1) - cost).amax(2)
-        self.f = torch.where(torch.isfinite(best), -tau_a * best, 0.0)
+        is_real = (a > 0) & (b > 0).any(1, keepdim=True)
+        self.f = torch.where(
+            is_real, -tau_a * best, 0.0
+        )  # NaN from here on if all cost is infinite
         self.change = torch.zeros_like(b)
         self.log_v = torch.zeros_like(b)
         self.build()

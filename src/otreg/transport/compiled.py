@@ -17,7 +17,8 @@ from otreg.transport.problem import Problem, Solution
 
 logger = logging.getLogger(__name__)
 
-_SOURCES = Path(__file__).parent / "csrc"
+_FOLDER = Path(__file__).parent / "csrc"
+_SOURCES = [_FOLDER / "sinkhorn.cpp", _FOLDER / "vectors.h"]
 # Not -ffast-math: a library so linked turns denormal numbers off in the whole process that loads it.
 _FLAGS = ["-O3", "-march=native", "-std=c++17", "-ffp-contract=fast"]
 _FLAGS += ["-fno-math-errno", "-fno-trapping-math"]
@@ -47,11 +48,9 @@ def solve_compiled(problem: Problem) -> Solution:
     batch, n, m = problem.cost.shape
     dtype = problem.cost.dtype
     inputs = [x.contiguous() for x in (problem.cost, problem.a, problem.b, problem.g)]
-    f, rows = torch.empty(2, batch, n, dtype=dtype)
-    g, columns = torch.empty(2, batch, m, dtype=dtype)
-    plan = torch.empty(batch, n, m, dtype=dtype)
-    num_iters, error = torch.empty(batch, dtype=torch.long), torch.empty(batch, dtype=dtype)
-    outputs = (f, g, plan, rows, columns, num_iters, error)
+    shapes = ((batch, n), (batch, m), (batch, n, m), (batch, n), (batch, m))
+    sums = (torch.empty(batch, dtype=torch.long), torch.empty(batch, dtype=dtype))
+    outputs = (*(torch.empty(shape, dtype=dtype) for shape in shapes), *sums)
     library[dtype](
         *(x.data_ptr() for x in inputs),
         *(batch, n, m),
@@ -66,7 +65,7 @@ def solve_compiled(problem: Problem) -> Solution:
 def _library() -> dict[torch.dtype, Any] | None:
     """Load the built solver, a function for each dtype; build it where this machine has not yet."""
     key = hashlib.sha256(repr((_FLAGS, _processor())).encode())
-    for source in sorted(_SOURCES.iterdir()):
+    for source in _SOURCES:
         key.update(source.read_bytes())
     root = os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions"
     path = Path(root) / f"otreg_sinkhorn_{key.hexdigest()[:16]}.so"
@@ -98,7 +97,7 @@ def _build(path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         cpp_extension.load(
             "otreg_sinkhorn",
-            [str(_SOURCES / "sinkhorn.cpp")],
+            [str(_SOURCES[0])],
             extra_cflags=_FLAGS,
             build_directory=folder,
             is_python_module=False,

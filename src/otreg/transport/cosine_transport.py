@@ -11,7 +11,7 @@ from otreg._shapes import Float
 from otreg.transport.accelerated import extent
 from otreg.transport.cost import inverse_norm
 from otreg.transport.implicit import plan_vjp
-from otreg.transport.sinkhorn import TransportResult, sinkhorn, tau
+from otreg.transport.sinkhorn import TransportResult, check_gradient, sinkhorn, tau
 
 _Sizes = list[tuple[int, int]]
 _MIN_PRODUCT = 2**20  # n m dim of a problem; multiplying smaller ones one by one does not pay
@@ -92,6 +92,7 @@ def cosine_transport(
         >>> x.grad.shape
         torch.Size([1, 9, 4])
     """
+    check_gradient(gradient)
     options = {
         "epsilon": epsilon,
         "tol": tol,
@@ -150,7 +151,7 @@ class _CosineTransport(torch.autograd.Function):
         ctx.settings = (gradient, epsilon, sizes, padded)
         ctx.set_materialize_grads(False)
         cost = torch.linalg.vecdot(plan.flatten(1), apart.flatten(1))
-        return cost, result.value, plan.detach(), result
+        return cost, result.value.clone(), plan.clone(), result
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -157,19 +157,21 @@ def sinkhorn(
         cost = cost.to(dtype)
         problem = Problem(cost.detach(), a, b, start, epsilon, *taus, tol, max_iter)
         name = _choose_method(method, gradient, cost)
+        if cost.numel() == 0:
+            name = "reference"  # there is nothing to solve
         if gradient == "unrolled" and torch.is_grad_enabled():
-            solution = solve_reference(replace(problem, cost=cost))
+            solution = _with_row_error(problem, solve_reference(replace(problem, cost=cost)))
         else:
             with torch.no_grad():
-                solution = _SOLVERS[name](problem)
-        converged = solution.error <= tol
-        if not bool(converged.all()):
+                solution = _with_row_error(problem, _SOLVERS[name](problem))
+        if not bool((solution.error <= tol).all()):
             if method == "auto" and gradient != "unrolled" and _can_rescue(problem):
-                _rescue(problem, solution, (~converged).nonzero().flatten())
-                converged, name = solution.error <= tol, f"{name}+newton"
-            if not bool(converged.all()):
+                _rescue(problem, solution, (~(solution.error <= tol)).nonzero().flatten())
+                name = f"{name}+newton"
+            if not bool((solution.error <= tol).all()):
                 _warn(problem, solution)
-        plan, f, g = solution.plan, solution.f.detach(), solution.g.detach()
+        plan, error = solution.plan, solution.error.detach()
+        f, g = solution.f.detach(), solution.g.detach()
         if name != "compiled":  # which sees to it itself
             least = LEAST[dtype] * a.sum(1)
             plan = torch.where(plan > least[:, None, None], plan, 0.0)
@@ -178,9 +180,7 @@ def sinkhorn(
             value = ValueOfCost.apply(cost, plan.detach(), value)
             if gradient == "implicit":
                 plan = ImplicitPlan.apply(cost, plan, epsilon, *taus)
-    return TransportResult(
-        plan, value, f, g, solution.num_iters, solution.error.detach(), converged, name
-    )
+    return TransportResult(plan, value, f, g, solution.num_iters, error, error <= tol, name)
 
 
 def _choose_method(method: str, gradient: str, cost: Tensor) -> str:
@@ -220,6 +220,14 @@ def _choose_method(method: str, gradient: str, cost: Tensor) -> str:
     return method
 
 
+def _with_row_error(problem: Problem, solution: Solution) -> Solution:
+    """Rows are exact in every solver, but for one whose mass can go nowhere: that is an error too."""
+    if problem.tau_a != 1:
+        return solution
+    apart = (solution.rows.detach() - problem.a).abs().sum(1) / problem.a.sum(1).clamp(min=1e-30)
+    return replace(solution, error=torch.maximum(solution.error, apart))
+
+
 def _can_rescue(problem: Problem) -> bool:
     return problem.max_iter >= _RESCUE_AFTER and problem.b.shape[1] <= _RESCUE_COLUMNS
 
@@ -227,8 +235,9 @@ def _can_rescue(problem: Problem) -> bool:
 def _rescue(problem: Problem, solution: Solution, short: Tensor) -> None:
     """Go on by Newton's method where sweeps fell short; the better answer is written into solution."""
     part = replace(problem, g=solution.g).part(short, *problem.cost.shape[1:])
-    better = solve_newton(replace(part, max_iter=min(problem.max_iter, _RESCUE_STEPS)))
-    closer = better.error < solution.error[short]
+    part = replace(part, max_iter=min(problem.max_iter, _RESCUE_STEPS))
+    better = _with_row_error(part, solve_newton(part))
+    closer = better.error.nan_to_num(math.inf) < solution.error[short].nan_to_num(math.inf)
     sweeps = solution.num_iters[short[closer]]
     solution.put(short[closer], Solution(*(x[closer] for x in vars(better).values())))
     solution.num_iters[short[closer]] += sweeps
@@ -296,9 +305,19 @@ def _check_options(
             raise ValueError(
                 f"{name} must be >= 0 and finite, got {rho}; pass None for a balanced side"
             )
-    for name, value, known in (("gradient", gradient, GRADIENT_MODES), ("method", method, METHODS)):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    check_gradient(gradient)
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+
+
+def check_gradient(gradient: str) -> None:
+    """Refuse an unknown gradient mode.
+
+    Raises:
+        ValueError: naming the modes.
+    """
+    if gradient not in GRADIENT_MODES:
+        raise ValueError(f"gradient must be one of {', '.join(GRADIENT_MODES)}, got {gradient!r}")
 
 
 def _check_shapes(cost: Tensor, a: Tensor, b: Tensor, init: Tensor | None) -> None:

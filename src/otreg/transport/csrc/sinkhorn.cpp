@@ -187,7 +187,7 @@ class Problem {
   void build(bool first) {
     std::fill(column_sum_.begin(), column_sum_.end(), T(0));
     for (int64_t j = 0; j < m_; ++j) base_[j] = log_b_[j] + g_[j];
-    std::fill(base_.begin() + m_, base_.end(), T(-1e30));
+    std::fill(base_.begin() + m_, base_.end(), -std::numeric_limits<T>::infinity());
     T last[kRows] = {};  // the end of a row, in whole vectors
     const int64_t whole = m_ / kRows * kRows;
     for (int64_t i = 0; i < n_; i += kRows) {
@@ -212,9 +212,10 @@ class Problem {
     }
   }
 
-  // The largest of a row's base - cost, its end in `last`.
+  // The largest of a row's base - cost, its end in `last`; -infinity, and so f NaN, where all cost is
+  // infinite.
   T highest(const T* cost, int64_t whole, const T* last) const {
-    auto best = L::fill(-std::numeric_limits<T>::max());
+    auto best = L::fill(0) - std::numeric_limits<T>::infinity();
     for (int64_t j = 0; j < whole; j += L::size) {
       const auto value = L::load(&base_[j]) - L::load(cost + j) * scale_;
       best = best > value ? best : value;

@@ -1,13 +1,18 @@
 // Numbers side by side, in GCC's and Clang's vector types, with exp and log of them.
 #pragma once
-#include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #ifdef __SSE__
 #include <xmmintrin.h>
 #endif
+#ifndef __has_builtin
+#define __has_builtin(x) 0
+#endif
+
+namespace {
 
 // Numbers too small to be normal are 0 in this scope: they weigh nothing in a plan, and are slow.
 class FlushToZero {
@@ -57,6 +62,7 @@ struct Lanes {
   typedef T type __attribute__((vector_size(kBytes)));
   typedef typename Float<T>::Int Int;
   typedef Int Ints __attribute__((vector_size(kBytes)));
+  typedef std::make_unsigned_t<Int> Unsigned __attribute__((vector_size(kBytes)));
 
   static type load(const T* from) {
     type x;
@@ -97,14 +103,14 @@ struct Lanes {
     type p = fill(T(kInverseFactorial[F::exp_terms]));
 #pragma GCC unroll 16
     for (int i = F::exp_terms - 1; i >= 0; --i) p = p * r + T(kInverseFactorial[i]);  // Taylor's
-    return p * bits<type>((k + Int(F::bias)) << F::mantissa);
+    return p * bits<type>(bits<Unsigned>(k + Int(F::bias)) << F::mantissa);
   }
 
   static type log(type x) {  // of positive normal numbers: 2 atanh((x - 1)/(x + 1)) + k log 2
     using F = Float<T>;
     const T root_half = T(0.70710678118654752440);
     const Ints k = (bits<Ints>(x) - bits<Ints>(fill(root_half))) >> F::mantissa;
-    const type y = bits<type>(bits<Ints>(x) - (k << F::mantissa));
+    const type y = bits<type>(bits<Unsigned>(x) - (bits<Unsigned>(k) << F::mantissa));
     const type z = (y - 1) / (y + 1), z2 = z * z;
     type p = fill(0);
 #pragma GCC unroll 16
@@ -161,3 +167,5 @@ struct Lanes {
            pick<((k ^ width) + (k & width ? size : 0))...>(x, y);
   }
 };
+
+}  // namespace
