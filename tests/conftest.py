@@ -1,5 +1,6 @@
 """Shapes are checked against their annotations in every test; torch runs on the threads it is given."""
 
+import logging
 import os
 from collections.abc import Iterator
 
@@ -21,6 +22,15 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _restore_logging() -> Iterator[None]:
+    """The command line and the benchmarks set handlers and levels; leave the other tests theirs."""
+    root, own = logging.getLogger(), logging.getLogger("otreg")
+    before = (root.handlers[:], root.level, own.level)
+    yield
+    root.handlers[:], root.level, own.level = before
 
 
 @pytest.fixture

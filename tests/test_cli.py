@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +21,6 @@ from otreg.cli import main
 
 COMMANDS = ("demo", "miniature", "train", "evaluate", "transcribe", "align", "report")
 OTREG = Path(sys.executable).with_name("otreg")
-
-
-@pytest.fixture(autouse=True)
-def restore_logging() -> Iterator[None]:
-    """The command line sets handlers; leave the other tests theirs."""
-    root, own = logging.getLogger(), logging.getLogger("otreg")
-    before = (root.handlers[:], root.level, own.level)
-    yield
-    root.handlers[:], root.level, own.level = before
 
 
 @pytest.fixture(scope="module")

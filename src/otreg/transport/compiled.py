@@ -18,7 +18,7 @@ from otreg.transport.problem import Problem, Solution
 logger = logging.getLogger(__name__)
 
 _FOLDER = Path(__file__).parent / "csrc"
-_SOURCES = [_FOLDER / "sinkhorn.cpp", _FOLDER / "vectors.h"]
+_SOURCES = [_FOLDER / name for name in ("sinkhorn.cpp", "momentum.h", "vectors.h")]
 # Not -ffast-math: a library so linked turns denormal numbers off in the whole process that loads it.
 _FLAGS = ["-O3", "-march=native", "-std=c++17", "-ffp-contract=fast"]
 _FLAGS += ["-fno-math-errno", "-fno-trapping-math"]

@@ -2,41 +2,20 @@
 // computes. A plain C interface, for torch's headers take minutes to compile.
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <thread>
 #include <vector>
 
+#include "momentum.h"
 #include "vectors.h"
 
 namespace {
 
-constexpr int kSweepsPerLook = 5;   // sweeps between two looks at the rate of convergence
-constexpr double kFirstRate = 0.9;  // too much momentum at first costs less than too little
-constexpr double kMaxRate = 0.999, kMaxRateFar = 0.98, kFar = 0.1;
 constexpr double kAbsorb = 20;  // how far log u and log v run before they are absorbed,
 constexpr double kClamp = 35;   // and how far they can get in one sweep
+constexpr std::size_t kL1 = 32768;  // bytes
 constexpr int kRows = 16;  // rows that a sweep takes at a time: their part of the kernel stays in L1
-
-// Chebyshev's semi-iteration for a map with eigenvalues in [0, rate]: x += alpha step + beta change.
-class Chebyshev {
- public:
-  double alpha = 1, beta = 0;
-
-  void next(double rate) {
-    const double rho = rate / (2 - rate);
-    omega_ = sweeps_ == 0 ? 1 : 1 / (1 - rho * rho * omega_ / (sweeps_ == 1 ? 2 : 4));
-    ++sweeps_;
-    alpha = omega_ * 2 / (2 - rate);
-    beta = omega_ - 1;
-  }
-  void restart() { sweeps_ = 0; }
-
- private:
-  double omega_ = 1;
-  int64_t sweeps_ = 0;
-};
 
 struct Settings {
   double epsilon, tau_a, tau_b, tol;
@@ -54,7 +33,7 @@ class Problem {
     scale_ = T(1 / settings.epsilon);
     tau_a_ = T(settings.tau_a);
     tau_b_ = T(settings.tau_b);
-    momentum_ = Chebyshev();
+    momentum_ = Momentum();
     num_iters_ = 0;
     error_ = 0;
     rows_.clear();
@@ -72,22 +51,23 @@ class Problem {
     f_.assign(padded, 0);
     u_.assign(padded, 1);
     a_.assign(padded, kTiny);  // past n_ the kernel is 0, and u = 1
-    log_a_.assign(padded, std::log(kTiny));
+    log_a_.resize(padded);
     for (auto* column : {&g_, &log_v_, &v_, &b_, &log_b_, &real_, &column_sum_, &change_, &base_})
       column->assign(stride_, 0);
-    std::fill(kernel_.begin() + n_ * stride_, kernel_.end(), T(0));
+    if (padded > n_) std::fill(kernel_.end() - kRows * stride_, kernel_.end(), T(0));
     mass_ = 0;
     for (int64_t j = 0; j < m_; ++j) {
       b_[j] = b[columns_[j]];
-      log_b_[j] = std::log(b_[j]);
       real_[j] = 1;
       g_[j] = g[columns_[j]] * scale_;
     }
     for (int64_t i = 0; i < n_; ++i) {
       a_[i] = a[rows_[i]];
       mass_ += a_[i];
-      log_a_[i] = std::log(a_[i]);
     }
+    for (int64_t i = 0; i < padded; i += L::size) L::store(&log_a_[i], L::log(L::load(&a_[i])));
+    for (int64_t j = 0; j < stride_; j += L::size)
+      L::store(&log_b_[j], L::log(L::greater(L::load(&b_[j]), L::fill(kTiny))));
     source_ = cost;
     source_stride_ = m;
     holes_ = m_ && columns_.back() != m_ - 1;
@@ -99,17 +79,12 @@ class Problem {
 
   void solve() {
     if (!n_ || !m_) return;
-    double rate = kFirstRate, last_error = -1;
     v_ = real_;
     build(true);
     while (true) {
       error_ = column_residual() / mass_;
       if (error_ <= settings_.tol || num_iters_ >= settings_.max_iter) return;
-      if (num_iters_ > 0 && num_iters_ % kSweepsPerLook == 0) {
-        if (last_error > 0) rate = next_rate(rate, error_, last_error);
-        last_error = error_;
-      }
-      momentum_.next(rate);
+      if (momentum_.next(error_)) std::fill(change_.begin(), change_.end(), T(0));
       const T drift = update_columns(T(momentum_.alpha), T(momentum_.beta));
       if (drift > T(kAbsorb) || rows_drifted())
         absorb();
@@ -133,7 +108,8 @@ class Problem {
     for (int64_t i = 0; i < n_; ++i) {
       auto total = L::fill(0);
       for (int64_t j = 0; j < stride_; j += L::size) {  // the same to the bit however it is padded
-        auto value = u_[i] * L::load(&kernel_[i * stride_ + j]) * L::load(&v_[j]);
+        auto value = u_[i] * L::load(tile(i / kRows * kRows, j) + i % kRows * L::size);
+        value *= L::load(&v_[j]);
         value = value > L::fill(least) ? value : L::fill(0);
         total += value;
         L::store(row + j, value);
@@ -191,22 +167,24 @@ class Problem {
     T last[kRows] = {};  // the end of a row, in whole vectors
     const int64_t whole = m_ / kRows * kRows;
     for (int64_t i = 0; i < n_; i += kRows) {
-      T sums[kRows] = {};
+      typename L::type s[kRows] = {};
+      T sums[kRows];
       for (int64_t r = 0; r < kRows && i + r < n_; ++r) {
         const T* cost = holes_ ? &cost_[(i + r) * m_] : source_ + rows_[i + r] * source_stride_;
         if (whole < m_) std::copy(cost + whole, cost + m_, last);
         if (first) f_[i + r] = -tau_a_ * highest(cost, whole, last);
         const T row_base = log_a_[i + r] + f_[i + r];
-        T* kernel = &kernel_[(i + r) * stride_];
         auto sum = L::fill(0);
         for (int64_t j = 0; j < stride_; j += L::size) {
           const auto from = L::load(j < whole ? cost + j : last + (j - whole));
           const auto value = L::exp(row_base + L::load(&base_[j]) - from * scale_);
-          L::store(kernel + j, value);
+          L::store(tile(i, j) + r * L::size, value);
           sum += value * L::load(&v_[j]);
         }
-        sums[r] = L::sum(sum);
+        s[r] = sum;
       }
+      for (int part = 0; part < kRows; part += L::size)
+        L::store(sums + part, L::sums(s + part));
       update_rows(i, sums);
       add_columns(i);
     }
@@ -291,68 +269,59 @@ class Problem {
   void sweep_rows() {
     std::fill(column_sum_.begin(), column_sum_.end(), T(0));
     const T* v = v_.data();
+    // Column sums that come one step behind need not wait for these rows; both must stay in L1.
+    const int64_t behind = 2 * kRows * stride_ * sizeof(T) <= kL1 ? kRows : 0;
     for (int64_t i = 0; i < n_; i += kRows) {
       T sums[kRows];
       for (int part = 0; part < kRows; part += L::size) {
-        const T* kernel = &kernel_[(i + part) * stride_];
         typename L::type s[L::size] = {};
-        for (int64_t j = 0; j < stride_; j += L::size) {
+        const T* kernel = tile(i, 0) + part * L::size;
+        for (int64_t j = 0; j < stride_; j += L::size, kernel += kRows * L::size) {
           const auto factor = L::load(v + j);
 #pragma GCC unroll 16
-          for (int r = 0; r < L::size; ++r) s[r] += L::load(kernel + r * stride_ + j) * factor;
+          for (int r = 0; r < L::size; ++r) s[r] += L::load(kernel + r * L::size) * factor;
         }
         L::store(sums + part, L::sums(s));
       }
       update_rows(i, sums);
-      add_columns(i);
+      if (i >= behind) add_columns(i - behind);
     }
+    if (behind) add_columns((n_ - 1) / kRows * kRows);
   }
 
   // column_sum += K'u, of kRows rows.
   void add_columns(int64_t i) {
-    const T *kernel = &kernel_[i * stride_], *u = &u_[i];
+    const T* kernel = tile(i, 0);
     T* t = column_sum_.data();
-    for (int64_t j = 0; j < stride_; j += L::size) {
+    typename L::type u[kRows];
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) u[r] = L::fill(u_[i + r]);
+    for (int64_t j = 0; j < stride_; j += L::size, kernel += kRows * L::size) {
       auto total = L::load(t + j), more = L::fill(0);
+#pragma GCC unroll 16
       for (int r = 0; r < kRows; r += 2) {
-        total += u[r] * L::load(kernel + r * stride_ + j);
-        more += u[r + 1] * L::load(kernel + (r + 1) * stride_ + j);
+        total += u[r] * L::load(kernel + r * L::size);
+        more += u[r + 1] * L::load(kernel + (r + 1) * L::size);
       }
       L::store(t + j, total + more);
     }
   }
 
-  double next_rate(double rate, double error, double last_error) {
-    // Once omega has settled, a mode with eigenvalue l obeys z^2 - (1 + beta - alpha (1 - l)) z +
-    // beta = 0, so a decay z = q slower than sqrt(beta) reveals l. Otherwise the momentum is enough
-    // or too much, and is eased; where the error grew, it starts afresh.
-    const double alpha = momentum_.alpha, beta = momentum_.beta;
-    const double ratio = std::clamp(error / std::max(last_error, 1e-300), 1e-6, 1e6);
-    const double q = std::pow(ratio, 1.0 / kSweepsPerLook);
-    if (q >= 1) {
-      rate = 1 - 2 * (1 - rate);
-      std::fill(change_.begin(), change_.end(), T(0));
-      momentum_.restart();
-    } else if (q > std::sqrt(beta)) {
-      rate = std::max(rate, 1 - (1 + beta - q - beta / q) / alpha);
-    } else {
-      rate = 1 - 1.5 * (1 - rate);
-    }
-    return std::clamp(rate, 0.0, error > kFar ? kMaxRateFar : kMaxRate);
-  }
+  // The kernel lies in tiles of kRows rows by L::size columns, in the order in which sweeps read it.
+  T* tile(int64_t i, int64_t j) { return &kernel_[i * stride_ + j * kRows]; }
 
   Settings settings_{};
   const T* source_ = nullptr;  // the cost, in rows of source_stride_
   int64_t source_stride_ = 0;
   bool holes_ = false;  // some padding stands between real columns
   T scale_ = 1;
-  Chebyshev momentum_;
+  Momentum momentum_;
   std::vector<int64_t> rows_, columns_;
   int64_t n_ = 0, m_ = 0, stride_ = 0, num_iters_ = 0;
   T tau_a_ = 1, tau_b_ = 1;
   double mass_ = 0, error_ = 0;
-  std::vector<T> cost_, kernel_, f_, u_, a_, log_a_;
-  std::vector<T> g_, log_v_, v_, b_, log_b_, real_, column_sum_, change_, base_;
+  std::vector<T, Aligned<T>> cost_, kernel_, f_, u_, a_, log_a_;
+  std::vector<T, Aligned<T>> g_, log_v_, v_, b_, log_b_, real_, column_sum_, change_, base_;
 };
 
 template <typename T>
