@@ -23,9 +23,9 @@ def soft_cross_entropy(
 
     Q is the plan with rows of sum 1. With D = softmax - Q (Q summed by class), the way back is
 
-        dL/df_i = (sum_v D_iv e_v / |e_v| - (sum_v D_iv cos_iv) f_i / |f_i|) / (|f_i| temperature)
+        dL/df_i = p_i - (p_i . f_i) f_i / |f_i|^2,   p_i = sum_v D_iv e_v / (|e_v| |f_i| temperature)
 
-    one matrix product, and one matrix of frames by classes kept for it.
+    one matrix product, and one matrix of frames by classes in all.
 
     Args:
         speech: (batch, frames, dim); anything at padding, which costs nothing either.
@@ -71,25 +71,25 @@ class _SoftCrossEntropy(torch.autograd.Function):
         x = speech.flatten(0, 1).index_select(0, real).to(rows.dtype)
         q = rows.flatten(0, 1).index_select(0, real)
         index = target_class.index_select(0, utterance)
-        inv_x, inv_table = inverse_norm(x, rows.dtype), inverse_norm(table, rows.dtype)
-        scores = x @ table.to(rows.dtype).T  # (k, classes)
-        scores.mul_((inv_x / temperature).unsqueeze(1)).mul_(inv_table)
+        scale, inv_table = (
+            inverse_norm(x, rows.dtype) / temperature,
+            inverse_norm(table, rows.dtype),
+        )
+        unit = x * scale.unsqueeze(1)
+        scores = (unit @ table.to(rows.dtype).T).mul_(inv_table)  # (k, classes)
         if excluded is not None:
             scores.masked_fill_(excluded, EXCLUDED)
         at_targets = scores.gather(1, index)
-        highest = scores.amax(1, keepdim=True)
-        share = (scores - highest).exp_()
-        total = share.sum(1, keepdim=True)
         expected = (q * at_targets).sum(1)
+        highest = scores.amax(1, keepdim=True)
+        share = scores.sub_(highest).exp_()
+        total = share.sum(1, keepdim=True)
         loss = _spread(real, (highest + total.log()).squeeze(1) - expected, (batch, frames))
         count = frame_mask.sum(1)
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-            share.div_(total)
-            # sum_v D cos / temperature; what is excluded has a share of 0 and scores of no matter
-            own = torch.linalg.vecdot(share, scores) - expected
-            difference = share.scatter_add_(1, index, -q)
+            difference = share.div_(total).scatter_add_(1, index, -q)
             ctx.save_for_backward(
-                x, table, real, utterance, count, inv_x, inv_table, at_targets, own, difference
+                unit, table, real, utterance, count, scale, inv_table, at_targets, difference
             )
             ctx.temperature, ctx.shape, ctx.dtype = temperature, (batch, frames), speech.dtype
         return loss.sum(1) / count
@@ -97,15 +97,16 @@ class _SoftCrossEntropy(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, table, real, utterance, count, inv_x, inv_table, at_targets, own, difference = (
+        unit, table, real, utterance, count, scale, inv_table, at_targets, difference = (
             ctx.saved_tensors
         )
         weight = (grad / count).index_select(0, utterance)  # (k,)
         to_speech = to_rows = None
         if ctx.needs_input_grad[0]:
-            pull = difference * (weight * inv_x / ctx.temperature).unsqueeze(1)
-            pull = pull.mul_(inv_table) @ table.to(pull.dtype)
-            pull.addcmul_((weight * own * inv_x.square()).unsqueeze(1), x, value=-1)
+            pull = (difference * inv_table) @ table.to(difference.dtype)
+            pull.mul_((weight * scale).unsqueeze(1))
+            along = (pull * unit).sum(1, keepdim=True) * ctx.temperature**2
+            pull.addcmul_(along, unit, value=-1)
             to_speech = _spread(real, pull.to(ctx.dtype), ctx.shape)
         if ctx.needs_input_grad[1]:
             to_rows = _spread(real, -weight.unsqueeze(1) * at_targets, ctx.shape)

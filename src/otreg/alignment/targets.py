@@ -4,7 +4,6 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from otreg._shapes import Bool, Float, Int
@@ -77,9 +76,11 @@ def unique_targets(
         is_first = mask
         first = position.expand(batch, length)
     else:
-        unit = F.normalize(text if text.dtype == torch.float64 else text.float(), dim=-1)
-        with torch.autocast(device_type=unit.device.type, enabled=False):
-            cosine = torch.bmm(unit, unit.transpose(1, 2))
+        rows = text if text.dtype == torch.float64 else text.float()
+        with torch.autocast(device_type=rows.device.type, enabled=False):
+            products = torch.bmm(rows, rows.transpose(1, 2))
+        inverse = products.diagonal(dim1=1, dim2=2).clamp(min=1e-30).rsqrt()
+        cosine = products.mul_(inverse.unsqueeze(2)).mul_(inverse.unsqueeze(1))
         close = cosine >= threshold - 1e-6  # equal rows round below 1
         close = close & mask.unsqueeze(1) & mask.unsqueeze(2)
         # A zero row has a cosine of 0 with everything, itself included.
@@ -91,7 +92,8 @@ def unique_targets(
     num_targets = int(is_first.sum(1).max())
     order = torch.argsort(~is_first, dim=1, stable=True)[:, :num_targets]
     target_mask = is_first.gather(1, order)
-    embeddings = text.gather(1, order.unsqueeze(2).expand(-1, -1, dim))
+    row = order + length * torch.arange(batch, device=text.device).unsqueeze(1)
+    embeddings = text.flatten(0, 1).index_select(0, row.flatten()).view(batch, num_targets, dim)
     embeddings = torch.where(target_mask.unsqueeze(2), embeddings, 0.0)
     anchor = target_mask & (order >= tokens)
     token_index = torch.where(target_mask & ~anchor, order, -1)
@@ -145,19 +147,16 @@ def position_cost(
     Source: positions as part of the cost follow Le et al. 2023 (arXiv 2301.11716); the minimum over
         occurrences, which keeps repeated tokens apart in time though they share a target, is ours.
     """
-    frame_at = _relative_position(frame_mask)
-    token_at = _relative_position(text_mask)
-    apart = (
-        frame_at.unsqueeze(2) - token_at.unsqueeze(1)
-    ).square() / width**2  # (batch, frames, tokens)
+    frame_at = _relative_position(frame_mask) / width
+    token_at = _relative_position(text_mask) / width
+    apart = (frame_at.unsqueeze(2) - token_at.unsqueeze(1)).square_()  # (batch, frames, tokens)
     batch, frames, _ = apart.shape
     num_targets = targets.mask.shape[1]
     column = torch.where(text_mask, targets.occurrences, num_targets)
-    nearest = apart.new_full((batch, frames, num_targets + 1), float("inf"))
     column = column.unsqueeze(1).expand(-1, frames, -1)
-    nearest = nearest.scatter_reduce(2, column, apart, "amin")[:, :, :num_targets]
-    free = targets.anchor | ~targets.mask
-    return torch.where(free.unsqueeze(1) | ~frame_mask.unsqueeze(2), 0.0, nearest)
+    nearest = apart.new_zeros(batch, frames, num_targets + 1)  # targets without occurrence stay 0
+    nearest = nearest.scatter_reduce(2, column, apart, "amin", include_self=False)
+    return nearest[:, :, :num_targets] * frame_mask.unsqueeze(2)
 
 
 def _relative_position(mask: Tensor) -> Tensor:
