@@ -91,14 +91,22 @@ def _build(path: Path) -> None:
 
     Torch's own lock, which lies in that folder, would block for ever after a killed build.
     """
+    logger.info("building the compiled solver (once on this machine): %s", path)
+    try:
+        _compile(path, [*_FLAGS, "-fopenmp"])
+    except RuntimeError:  # not every compiler has OpenMP
+        _compile(path, _FLAGS)
+
+
+def _compile(path: Path, flags: list[str]) -> None:
     from torch.utils import cpp_extension
 
-    logger.info("building the compiled solver (once on this machine): %s", path)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         cpp_extension.load(
             "otreg_sinkhorn",
             [str(_SOURCES[0])],
-            extra_cflags=_FLAGS,
+            extra_cflags=flags,
+            extra_ldflags=[flag for flag in flags if flag == "-fopenmp"],
             build_directory=folder,
             is_python_module=False,
         )

@@ -339,10 +339,16 @@ void solve(const T* cost, const T* a, const T* b, const T* g0, int64_t batch, in
                     num_iters + k, error + k);
     }
   };
+  const int64_t threads = std::min(num_threads, batch);
+#ifdef _OPENMP  // torch's own threads, which would else spin beside ours
+#pragma omp parallel num_threads(int(threads)) if (threads > 1)
+  work();
+#else
   std::vector<std::thread> helpers;
-  for (int64_t t = 1; t < std::min(num_threads, batch); ++t) helpers.emplace_back(work);
+  for (int64_t t = 1; t < threads; ++t) helpers.emplace_back(work);
   work();
   for (auto& helper : helpers) helper.join();
+#endif
 }
 
 }  // namespace
