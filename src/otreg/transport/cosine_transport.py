@@ -123,7 +123,7 @@ class _CosineTransport(torch.autograd.Function):
         gradient: str,
         options: dict[str, Any],
     ) -> tuple[Tensor, Tensor, Tensor, TransportResult]:
-        """Solve; keep what the way back needs: x, y and three n x m matrices at most."""
+        """Solve; keep what the way back needs: x, y, the plan and, for some gradients, the costs."""
         dtype = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
         padded = _has_padding(a, b)
         sizes = _ragged_sizes(a, b, x.shape[2]) if padded else None
@@ -133,7 +133,7 @@ class _CosineTransport(torch.autograd.Function):
         if padded:
             inv_x, inv_y = torch.where(a > 0, inv_x, 0.0), torch.where(b > 0, inv_y, 0.0)
             cos = torch.where((a > 0).unsqueeze(2) & (b > 0).unsqueeze(1), cos, 0.0)
-        apart = 1.0 - cos
+        apart = torch.sub(1.0, cos, out=cos)  # cos is not read again
         problem = apart if prior is None else apart + prior.to(dtype)
         ctx.unrolled = None
         if gradient == "unrolled":
@@ -145,13 +145,16 @@ class _CosineTransport(torch.autograd.Function):
             result = sinkhorn(problem, a, b, **options)
         plan = result.plan.detach()
         result = _without_gradient(result, plan)
-        ctx.save_for_backward(x, y, a, b, inv_x, inv_y, cos, plan)
+        paid = (plan * apart).sum(2)  # (batch, n)
+        keeps_costs = gradient != "envelope" or ctx.needs_input_grad[1]
+        ctx.save_for_backward(
+            x, y, a, b, inv_x, inv_y, plan, plan.sum(2) - paid, apart if keeps_costs else None
+        )
         epsilon = options["epsilon"]
         ctx.taus = (tau(options["rho_a"], epsilon), tau(options["rho_b"], epsilon))
         ctx.settings = (gradient, epsilon, sizes, padded)
         ctx.set_materialize_grads(False)
-        cost = torch.linalg.vecdot(plan.flatten(1), apart.flatten(1))
-        return cost, result.value.clone(), plan.clone(), result
+        return paid.sum(1), result.value.clone(), plan.clone(), result
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -163,23 +166,28 @@ class _CosineTransport(torch.autograd.Function):
         _: None,
     ) -> tuple[Tensor | None, Tensor | None, None, None, None, None, None]:
         """Collect W, the gradient at the cost, and take it to x and y."""
-        x, y, a, b, inv_x, inv_y, cos, plan = ctx.saved_tensors
+        x, y, a, b, inv_x, inv_y, plan, cos_of_rows, apart = ctx.saved_tensors
         gradient, epsilon, sizes, padded = ctx.settings
-        weight = torch.zeros_like(plan[:, :1, :1])
+        weight = plan.new_zeros(len(plan), 1)
         for grad in (grad_cost, grad_value):
             if grad is not None:
-                weight = weight + grad[:, None, None]
-        w = weight * plan
+                weight = weight + grad.unsqueeze(1)
+        if apart is None:  # W is the plan times a weight for each problem, and only x is asked
+            scale = -weight * inv_x
+            w = (plan * scale.unsqueeze(2)).mul_(inv_y.unsqueeze(1))
+            own = weight * cos_of_rows * inv_x.square()
+            return _pull(w, y, b, x, a, own, sizes, padded), None, None, None, None, None, None
+        w = weight.unsqueeze(2) * plan
         if gradient != "envelope" and not (grad_cost is None and grad_plan is None):
             at_plan = torch.zeros_like(plan) if grad_plan is None else grad_plan
             if grad_cost is not None:
-                at_plan = at_plan + grad_cost[:, None, None] * (1.0 - cos)
+                at_plan = at_plan + grad_cost[:, None, None] * apart
             if gradient == "implicit":
                 w = w + plan_vjp(at_plan, plan, epsilon, *ctx.taus)
             else:
                 leaf, unrolled = ctx.unrolled
                 w = w + torch.autograd.grad(unrolled, leaf, at_plan, retain_graph=True)[0]
-        shares = w * cos
+        shares = w * (1.0 - apart)
         w = w.mul_(inv_x.unsqueeze(2)).mul_(inv_y.unsqueeze(1)).neg_()
         sides: list[Tensor | None] = [None, None]
         if ctx.needs_input_grad[0]:
