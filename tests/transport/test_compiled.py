@@ -70,3 +70,23 @@ def test_the_solver_leaves_denormal_numbers_to_others(tmp_path: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert done.stdout.split() == ["True", "True"]
+
+
+@needs_compiler
+def test_a_compiler_without_openmp_builds_the_same_solver(tmp_path: Path, monkeypatch) -> None:
+    cost = torch.rand(5, 40, 20)
+    arguments = cost, torch.full((5, 40), 1 / 40), torch.full((5, 20), 1 / 20)
+    usual = sinkhorn(*arguments, epsilon=0.02, method="compiled")
+    compile_for_real = compiled._compile
+
+    def without_openmp(path: Path, openmp: list[str]) -> None:
+        compile_for_real(path, ["-fno-such-flag"] if openmp else [])
+
+    monkeypatch.setattr(compiled, "_compile", without_openmp)
+    path = tmp_path / "solver.so"
+    compiled._build(path)
+    solvers = compiled._load(path)
+    monkeypatch.setattr(compiled, "_library", lambda: solvers)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    result = sinkhorn(*arguments, epsilon=0.02, method="compiled")
+    assert torch.equal(result.plan, usual.plan)

@@ -75,11 +75,15 @@ def _library() -> dict[torch.dtype, Any] | None:
             with FileLock(path.with_suffix(".lock")):  # given back even by a process that is killed
                 if not path.is_file():
                     _build(path)
-        library = ctypes.CDLL(str(path))
+        return _load(path)
     except (OSError, RuntimeError, ImportError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         logger.info("the compiled solver is not available, torch's is used: %s", reason[0])
         return None
+
+
+def _load(path: Path) -> dict[torch.dtype, Any]:
+    library = ctypes.CDLL(str(path))
     solvers = {dtype: getattr(library, name) for dtype, name in _ENTRY.items()}
     for solver in solvers.values():
         solver.argtypes, solver.restype = _ARGUMENTS, None
@@ -93,24 +97,25 @@ def _build(path: Path) -> None:
     """
     logger.info("building the compiled solver (once on this machine): %s", path)
     try:
-        _compile(path, [*_FLAGS, "-fopenmp"])
+        _compile(path, ["-fopenmp"])
     except RuntimeError:  # not every compiler has OpenMP
-        _compile(path, _FLAGS)
+        _compile(path, [])
 
 
-def _compile(path: Path, flags: list[str]) -> None:
+def _compile(path: Path, openmp: list[str]) -> None:
     from torch.utils import cpp_extension
 
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         cpp_extension.load(
             "otreg_sinkhorn",
             [str(_SOURCES[0])],
-            extra_cflags=flags,
-            extra_ldflags=[flag for flag in flags if flag == "-fopenmp"],
+            extra_cflags=[*_FLAGS, *openmp],
+            extra_ldflags=openmp,
             build_directory=folder,
             is_python_module=False,
         )
-        (Path(folder) / "otreg_sinkhorn.so").replace(path)
+        built = next(Path(folder).glob("*.so"))  # a second build in a process gets another name
+        built.replace(path)
 
 
 def _processor() -> str:
