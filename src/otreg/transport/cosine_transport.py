@@ -128,12 +128,11 @@ class _CosineTransport(torch.autograd.Function):
         padded = _has_padding(a, b)
         sizes = _ragged_sizes(a, b, x.shape[2]) if padded else None
         inv_x, inv_y = inverse_norm(x, dtype), inverse_norm(y, dtype)
-        cos = _all_pairs(x, y, dtype, sizes)
-        cos.mul_(inv_x.unsqueeze(2)).mul_(inv_y.unsqueeze(1))
+        pairs = _all_pairs(x, y, dtype, sizes).mul_(inv_y.unsqueeze(1))
+        apart = torch.addcmul(pairs.new_ones(()), pairs, inv_x.unsqueeze(2), value=-1, out=pairs)
         if padded:
             inv_x, inv_y = torch.where(a > 0, inv_x, 0.0), torch.where(b > 0, inv_y, 0.0)
-            cos = torch.where((a > 0).unsqueeze(2) & (b > 0).unsqueeze(1), cos, 0.0)
-        apart = torch.sub(1.0, cos, out=cos)  # cos is not read again
+            apart.masked_fill_(((a > 0).unsqueeze(2) & (b > 0).unsqueeze(1)).logical_not_(), 1.0)
         problem = apart if prior is None else apart + prior.to(dtype)
         ctx.unrolled = None
         if gradient == "unrolled":
@@ -145,8 +144,8 @@ class _CosineTransport(torch.autograd.Function):
             result = sinkhorn(problem, a, b, **options)
         plan = result.plan.detach()
         result = _without_gradient(result, plan)
-        paid = (plan * apart).sum(2)  # (batch, n)
         keeps_costs = gradient != "envelope" or ctx.needs_input_grad[1]
+        paid = (plan * apart if keeps_costs else apart.mul_(plan)).sum(2)  # (batch, n)
         ctx.save_for_backward(
             x, y, a, b, inv_x, inv_y, plan, plan.sum(2) - paid, apart if keeps_costs else None
         )
