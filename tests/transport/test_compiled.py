@@ -90,3 +90,59 @@ def test_a_compiler_without_openmp_builds_the_same_solver(tmp_path: Path, monkey
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     result = sinkhorn(*arguments, epsilon=0.02, method="compiled")
     assert torch.equal(result.plan, usual.plan)
+
+
+def large_problem(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """A speech-like cost whose kernel, above 1 MiB, is also kept rounded; padded at both ends."""
+    generator = torch.Generator().manual_seed(0)
+    n, m = 810, 410
+    away = torch.linspace(0, 1, n)[:, None] - torch.linspace(0, 1, m)
+    cost = (0.6 * away.abs() + 0.4 * torch.rand(1, n, m, generator=generator)).to(dtype)
+    a, b = torch.rand(1, n, generator=generator) + 0.1, torch.rand(1, m, generator=generator) + 0.1
+    a[:, -9:], b[:, -7:] = 0, 0
+    return cost, (a / a.sum()).to(dtype), (b / b.sum()).to(dtype)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rho_b", [None, 0.3])
+@pytest.mark.parametrize(("epsilon", "tol"), [(0.05, 1e-2), (0.02, 1e-3), (0.01, 1e-5)])
+def test_a_large_kernel_is_solved_exactly(epsilon, tol, rho_b, dtype) -> None:
+    cost, a, b = large_problem(dtype)
+    options = {"epsilon": epsilon, "rho_b": rho_b, "max_iter": 3000}
+    result = sinkhorn(cost, a, b, tol=tol, method="compiled", **options)
+    assert bool(result.converged.all())
+    if rho_b is None:
+        columns = result.plan.double().sum(1)
+        error = float((columns - b.double()).abs().sum())
+        assert error == pytest.approx(float(result.marginal_error), rel=0.05, abs=2e-6)
+    torch.testing.assert_close(result.plan.double().sum(2), a.double(), rtol=1e-5, atol=1e-9)
+    wanted = sinkhorn(cost.double(), a.double(), b.double(), tol=1e-6, method="newton", **options)
+    # A plan as far from its marginals as tol may be a few times farther from the answer.
+    assert float((result.plan.double() - wanted.plan).abs().sum()) < 10 * tol
+
+
+@needs_compiler
+@pytest.mark.parametrize("max_iter", [1, 2, 7])
+def test_a_large_kernel_cut_short_reports_the_error_of_its_plan(max_iter: int) -> None:
+    cost, a, b = large_problem(torch.float32)
+    options = {"epsilon": 0.01, "tol": 1e-6, "max_iter": max_iter, "method": "compiled"}
+    result = sinkhorn(cost, a, b, **options)
+    assert not bool(result.converged)
+    assert int(result.num_iters) == max_iter
+    error = float((result.plan.double().sum(1) - b.double()).abs().sum())
+    assert error == pytest.approx(float(result.marginal_error), rel=1e-3)
+
+
+@needs_compiler
+def test_a_plan_that_rounding_would_miss_by_most_still_converges() -> None:
+    n = 600  # a permutation: every column has one row, whose rounding nothing evens out
+    generator = torch.Generator().manual_seed(1)
+    cost = torch.rand(1, n, n, generator=generator)
+    cost[0, torch.arange(n), torch.randperm(n, generator=generator)] -= 1
+    masses = torch.rand(1, n, generator=generator) + 0.5
+    a = masses / masses.sum()
+    result = sinkhorn(cost, a, a.flip(1), epsilon=0.05, tol=1e-5, method="compiled")
+    assert bool(result.converged.all())
+    columns = result.plan.double().sum(1)
+    assert float((columns - a.flip(1).double()).abs().sum()) < 1.2e-5

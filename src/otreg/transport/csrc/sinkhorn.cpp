@@ -14,7 +14,10 @@ namespace {
 
 constexpr double kAbsorb = 20;  // how far log u and log v run before they are absorbed,
 constexpr double kClamp = 35;   // and how far they can get in one sweep
-constexpr std::size_t kL1 = 32768;  // bytes
+constexpr int64_t kL1 = 32768;  // bytes
+constexpr int64_t kLarge = 1 << 20;  // bytes: a kernel that may not stay in the second-level cache
+                                         // is also kept rounded, for the sweeps
+constexpr double kFar = 2e-3;            // at errors above this one (bfloat16's rounding is 2e-3)
 constexpr int kRows = 16;  // rows that a sweep takes at a time: their part of the kernel stays in L1
 
 struct Settings {
@@ -48,6 +51,8 @@ class Problem {
     stride_ = (m_ + 15) / 16 * 16;  // whole vectors; v is 0 past m_, whatever the kernel is there
     const int64_t padded = (n_ + kRows - 1) / kRows * kRows;
     kernel_.resize(padded * stride_);
+    rounds_ = padded * stride_ * int64_t(sizeof(T)) > kLarge;
+    rounded_.resize(rounds_ ? kernel_.size() / 2 : 0);
     f_.assign(padded, 0);
     u_.assign(padded, 1);
     a_.assign(padded, kTiny);  // past n_ the kernel is 0, and u = 1
@@ -81,16 +86,25 @@ class Problem {
     if (!n_ || !m_) return;
     v_ = real_;
     build(true);
+    const double far = std::max(settings_.tol, kFar);
     while (true) {
       error_ = column_residual() / mass_;
-      if (error_ <= settings_.tol || num_iters_ >= settings_.max_iter) return;
-      if (momentum_.next(error_)) std::fill(change_.begin(), change_.end(), T(0));
-      const T drift = update_columns(T(momentum_.alpha), T(momentum_.beta));
+      T drift = 0;
+      const bool is_last = num_iters_ >= settings_.max_iter;
+      if (rounds_ && (error_ <= far || is_last)) {
+        rounds_ = false;  // for good: what solves the rounded kernel need not solve the exact one
+      } else {
+        if (error_ <= settings_.tol || is_last) return;
+        if (momentum_.next(error_)) std::fill(change_.begin(), change_.end(), T(0));
+        drift = update_columns(T(momentum_.alpha), T(momentum_.beta));
+        ++num_iters_;
+      }
       if (drift > T(kAbsorb) || rows_drifted())
         absorb();
+      else if (rounds_)
+        sweep_rows(Rounded{rounded_.data()});
       else
-        sweep_rows();
-      ++num_iters_;
+        sweep_rows(Exact{kernel_.data()});
     }
   }
 
@@ -108,7 +122,7 @@ class Problem {
     for (int64_t i = 0; i < n_; ++i) {
       auto total = L::fill(0);
       for (int64_t j = 0; j < stride_; j += L::size) {  // the same to the bit however it is padded
-        auto value = u_[i] * L::load(tile(i / kRows * kRows, j) + i % kRows * L::size);
+        auto value = u_[i] * Exact{kernel_.data()}.row(place(i / kRows * kRows, j), i % kRows);
         value *= L::load(&v_[j]);
         value = value > L::fill(least) ? value : L::fill(0);
         total += value;
@@ -178,7 +192,7 @@ class Problem {
         for (int64_t j = 0; j < stride_; j += L::size) {
           const auto from = L::load(j < whole ? cost + j : last + (j - whole));
           const auto value = L::exp(row_base + L::load(&base_[j]) - from * scale_);
-          L::store(tile(i, j) + r * L::size, value);
+          L::store(&kernel_[place(i, j) + r * L::size], value);
           sum += value * L::load(&v_[j]);
         }
         s[r] = sum;
@@ -186,8 +200,17 @@ class Problem {
       for (int part = 0; part < kRows; part += L::size)
         L::store(sums + part, L::sums(s + part));
       update_rows(i, sums);
-      add_columns(i);
+      add_columns(i, Exact{kernel_.data()});
+      if (rounds_) round(i);
     }
+  }
+
+  // Rounds kRows rows of the kernel, two into the place of one.
+  void round(int64_t i) {
+    const T* from = &kernel_[place(i, 0)];
+    T* to = &rounded_[place(i, 0) / 2];
+    for (int64_t k = 0; k < kRows * stride_; k += 2 * L::size, from += 2 * L::size, to += L::size)
+      L::store(to, L::halves(L::load(from), L::load(from + L::size)));
   }
 
   // The largest of a row's base - cost, its end in `last`; -infinity, and so f NaN, where all cost is
@@ -265,54 +288,70 @@ class Problem {
     return L::max(most) > kAbsorbFactor || L::min(least) < 1 / kAbsorbFactor;
   }
 
+  // A vector of the kernel's row r in the tile at a place: as it is, and as it was rounded.
+  struct Exact {
+    static constexpr int64_t bytes = sizeof(T);
+    const T* kernel;
+    typename L::type row(int64_t tile, int r) const { return L::load(kernel + tile + r * L::size); }
+  };
+  struct Rounded {
+    static constexpr int64_t bytes = sizeof(T) / 2;
+    const T* kernel;
+    typename L::type row(int64_t tile, int r) const {
+      const auto pair = L::load(kernel + tile / 2 + r / 2 * L::size);
+      return r % 2 ? L::odd(pair) : L::even(pair);
+    }
+  };
+
   // f <- tau_a T'(g), and column_sum = K'u in the same pass.
-  void sweep_rows() {
+  template <typename Kernel>
+  void sweep_rows(const Kernel kernel) {
     std::fill(column_sum_.begin(), column_sum_.end(), T(0));
     const T* v = v_.data();
     // Column sums that come one step behind need not wait for these rows; both must stay in L1.
-    const int64_t behind = 2 * kRows * stride_ * sizeof(T) <= kL1 ? kRows : 0;
+    const int64_t behind = 2 * kRows * stride_ * Kernel::bytes <= kL1 ? kRows : 0;
     for (int64_t i = 0; i < n_; i += kRows) {
       T sums[kRows];
       for (int part = 0; part < kRows; part += L::size) {
         typename L::type s[L::size] = {};
-        const T* kernel = tile(i, 0) + part * L::size;
-        for (int64_t j = 0; j < stride_; j += L::size, kernel += kRows * L::size) {
+        for (int64_t j = 0; j < stride_; j += L::size) {
           const auto factor = L::load(v + j);
 #pragma GCC unroll 16
-          for (int r = 0; r < L::size; ++r) s[r] += L::load(kernel + r * L::size) * factor;
+          for (int r = 0; r < L::size; ++r) s[r] += kernel.row(place(i, j), part + r) * factor;
         }
         L::store(sums + part, L::sums(s));
       }
       update_rows(i, sums);
-      if (i >= behind) add_columns(i - behind);
+      if (i >= behind) add_columns(i - behind, kernel);
     }
-    if (behind) add_columns((n_ - 1) / kRows * kRows);
+    if (behind) add_columns((n_ - 1) / kRows * kRows, kernel);
   }
 
   // column_sum += K'u, of kRows rows.
-  void add_columns(int64_t i) {
-    const T* kernel = tile(i, 0);
+  template <typename Kernel>
+  void add_columns(int64_t i, const Kernel kernel) {
     T* t = column_sum_.data();
     typename L::type u[kRows];
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) u[r] = L::fill(u_[i + r]);
-    for (int64_t j = 0; j < stride_; j += L::size, kernel += kRows * L::size) {
+    for (int64_t j = 0; j < stride_; j += L::size) {
       auto total = L::load(t + j), more = L::fill(0);
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; r += 2) {
-        total += u[r] * L::load(kernel + r * L::size);
-        more += u[r + 1] * L::load(kernel + (r + 1) * L::size);
+        total += u[r] * kernel.row(place(i, j), r);
+        more += u[r + 1] * kernel.row(place(i, j), r + 1);
       }
       L::store(t + j, total + more);
     }
   }
 
   // The kernel lies in tiles of kRows rows by L::size columns, in the order in which sweeps read it.
-  T* tile(int64_t i, int64_t j) { return &kernel_[i * stride_ + j * kRows]; }
+  int64_t place(int64_t i, int64_t j) const { return i * stride_ + j * kRows; }
 
   Settings settings_{};
   const T* source_ = nullptr;  // the cost, in rows of source_stride_
   int64_t source_stride_ = 0;
+  bool rounds_ = false;  // sweeps read the rounded kernel
   bool holes_ = false;  // some padding stands between real columns
   T scale_ = 1;
   Momentum momentum_;
@@ -320,7 +359,7 @@ class Problem {
   int64_t n_ = 0, m_ = 0, stride_ = 0, num_iters_ = 0;
   T tau_a_ = 1, tau_b_ = 1;
   double mass_ = 0, error_ = 0;
-  std::vector<T, Aligned<T>> cost_, kernel_, f_, u_, a_, log_a_;
+  std::vector<T, Aligned<T>> cost_, kernel_, rounded_, f_, u_, a_, log_a_;
   std::vector<T, Aligned<T>> g_, log_v_, v_, b_, log_b_, real_, column_sum_, change_, base_;
 };
 

@@ -56,14 +56,14 @@ struct Float;
 template <>
 struct Float<float> {
   using Int = int32_t;
-  static constexpr int mantissa = 23, bias = 127, exp_terms = 7, log_terms = 5;
+  static constexpr int bits = 32, mantissa = 23, bias = 127, exp_terms = 7, log_terms = 5;
   static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
   static constexpr float lowest = -80, highest = 80;  // exp of less is slow (denormal) or 0
 };
 template <>
 struct Float<double> {
   using Int = int64_t;
-  static constexpr int mantissa = 52, bias = 1023, exp_terms = 13, log_terms = 12;
+  static constexpr int bits = 64, mantissa = 52, bias = 1023, exp_terms = 13, log_terms = 12;
   static constexpr double ln2_high = 6.93147180369123816490e-01, ln2_low = 1.90821492927058770002e-10;
   static constexpr double lowest = -650, highest = 650;
 };
@@ -79,7 +79,8 @@ struct Lanes {
   typedef T type __attribute__((vector_size(kBytes)));
   typedef typename Float<T>::Int Int;
   typedef Int Ints __attribute__((vector_size(kBytes)));
-  typedef std::make_unsigned_t<Int> Unsigned __attribute__((vector_size(kBytes)));
+  typedef std::make_unsigned_t<Int> Bits;
+  typedef Bits Unsigned __attribute__((vector_size(kBytes)));
 
   static type load(const T* from) {
     type x;
@@ -108,6 +109,17 @@ struct Lanes {
     fold<size / 2>(x);
     return x[0];
   }
+
+  // Two numbers in the place of one, each rounded to half of its bits (bfloat16, of float). The lower
+  // half stays where it is when the upper one is read, and is allowed for when that is rounded.
+  static type halves(type even, type odd) {
+    const Bits up = Bits(1) << (kHalf - 1);
+    const Unsigned lower = (bits<Unsigned>(even) + up) >> kHalf;
+    const Unsigned upper = (bits<Unsigned>(greater(odd, fill(kLeast))) - lower + up) & kUpper;
+    return bits<type>(upper | lower);
+  }
+  static type even(type pair) { return bits<type>(bits<Unsigned>(pair) << kHalf); }
+  static type odd(type pair) { return pair; }
 
   // Relative errors are a few roundings.
   static type exp(type x) {
@@ -138,6 +150,9 @@ struct Lanes {
 
  private:
   using Every = std::make_index_sequence<size>;
+  static constexpr int kHalf = Float<T>::bits / 2;
+  static constexpr Bits kUpper = ~Bits(0) << kHalf;
+  static constexpr T kLeast = sizeof(T) == 4 ? T(1e-37) : T(1e-307);  // of which halves can be taken
 
   template <typename To, typename From>
   static To bits(From x) {
@@ -175,11 +190,11 @@ struct Lanes {
   template <int width>
   static void fold(type* x) {
 #pragma GCC unroll 8
-    for (int i = 0; i < width; ++i) x[i] = halves<width>(x[i], x[i + width], Every());
+    for (int i = 0; i < width; ++i) x[i] = folded<width>(x[i], x[i + width], Every());
     if constexpr (width > 1) fold<width / 2>(x);
   }
   template <int width, std::size_t... k>
-  static type halves(type x, type y, std::index_sequence<k...>) {
+  static type folded(type x, type y, std::index_sequence<k...>) {
     return pick<(k + (k & width ? size : 0))...>(x, y) +
            pick<((k ^ width) + (k & width ? size : 0))...>(x, y);
   }
