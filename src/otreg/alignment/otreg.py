@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from otreg._shapes import Bool, Float
-from otreg.alignment.base import AlignmentOutput, real_text
+from otreg.alignment.base import AlignmentOutput
 from otreg.alignment.soft_cross_entropy import soft_cross_entropy
 from otreg.alignment.targets import Targets, position_cost, unique_targets
 from otreg.alignment.vocabulary import pair_vocabulary
@@ -180,17 +180,14 @@ class OTReg:
                 "pad_anchor=True needs the pair's pad_embedding, got None; pass "
                 "SpeechTextPair(pad_embedding=…), the row of the language model's pad token"
             )
-        speech, frame_mask = pair.speech, pair.speech_mask
-        assert frame_mask is not None  # SpeechTextPair fills masks in
-        text, text_mask = real_text(pair)
-        targets = unique_targets(
-            text, text_mask, self.unique_threshold, pair.pad_embedding if self.pad_anchor else None
-        )
+        speech, frame_mask, text_mask = pair.speech, pair.speech_mask, pair.text_mask
+        assert frame_mask is not None and text_mask is not None  # SpeechTextPair fills masks in
+        anchor = pair.pad_embedding if self.pad_anchor else None
+        targets = unique_targets(pair.text, text_mask, self.unique_threshold, anchor)
         prior = None
         if self.position_prior > 0:
-            prior = self.position_prior * position_cost(
-                frame_mask, text_mask, targets, self.position_width
-            )
+            width = self.position_width / self.position_prior**0.5  # weight and width in one
+            prior = position_cost(frame_mask, text_mask, targets, width)
         dtype = torch.float64 if speech.dtype == torch.float64 else torch.float32
         source_mass = frame_mask.to(dtype) / frame_mask.sum(1, keepdim=True)
         moved = self._transport(speech, frame_mask, targets, source_mass, prior)

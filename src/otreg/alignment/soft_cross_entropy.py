@@ -71,10 +71,8 @@ class _SoftCrossEntropy(torch.autograd.Function):
         x = speech.flatten(0, 1).index_select(0, real).to(rows.dtype)
         q = rows.flatten(0, 1).index_select(0, real)
         index = target_class.index_select(0, utterance)
-        scale, inv_table = (
-            inverse_norm(x, rows.dtype) / temperature,
-            inverse_norm(table, rows.dtype),
-        )
+        scale = inverse_norm(x, rows.dtype) / temperature
+        inv_table = inverse_norm(table, rows.dtype)
         unit = x * scale.unsqueeze(1)
         scores = (unit @ table.to(rows.dtype).T).mul_(inv_table)  # (k, classes)
         if excluded is not None:
@@ -87,9 +85,10 @@ class _SoftCrossEntropy(torch.autograd.Function):
         loss = _spread(real, (highest + total.log()).squeeze(1) - expected, (batch, frames))
         count = frame_mask.sum(1)
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-            difference = share.div_(total).scatter_add_(1, index, -q)
+            difference = share.scatter_add_(1, index, -(q * total)).mul_(inv_table)
+            scale = scale / total.squeeze(1)  # of the differences, which are not divided by it
             ctx.save_for_backward(
-                unit, table, real, utterance, count, scale, inv_table, at_targets, difference
+                unit, table, real, utterance, count, scale, at_targets, difference
             )
             ctx.temperature, ctx.shape, ctx.dtype = temperature, (batch, frames), speech.dtype
         return loss.sum(1) / count
@@ -97,13 +96,11 @@ class _SoftCrossEntropy(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        unit, table, real, utterance, count, scale, inv_table, at_targets, difference = (
-            ctx.saved_tensors
-        )
+        unit, table, real, utterance, count, scale, at_targets, difference = ctx.saved_tensors
         weight = (grad / count).index_select(0, utterance)  # (k,)
         to_speech = to_rows = None
         if ctx.needs_input_grad[0]:
-            pull = (difference * inv_table) @ table.to(difference.dtype)
+            pull = difference @ table.to(difference.dtype)
             pull.mul_((weight * scale).unsqueeze(1))
             along = (pull * unit).sum(1, keepdim=True) * ctx.temperature**2
             pull.addcmul_(along, unit, value=-1)

@@ -1,6 +1,7 @@
 """The targets of transport: the transcript's unique embeddings and the pad anchor."""
 
 # ruff: noqa: F722
+import math
 from dataclasses import dataclass
 
 import torch
@@ -52,7 +53,7 @@ def unique_targets(
     own.
 
     Args:
-        text: (batch, tokens, dim) embeddings, finite everywhere.
+        text: (batch, tokens, dim) embeddings; anything at padding.
         mask: (batch, tokens) boolean, True = real.
         threshold: cosine in (-1, 1]; 1 = only equal directions; None = keep all tokens apart.
         pad_embedding: (dim,) the pad token's row, appended as the pad anchor; None = no anchor.
@@ -80,9 +81,9 @@ def unique_targets(
         with torch.autocast(device_type=rows.device.type, enabled=False):
             products = torch.bmm(rows, rows.transpose(1, 2))
         inverse = products.diagonal(dim1=1, dim2=2).clamp(min=1e-30).rsqrt()
+        inverse = torch.where(mask, inverse, math.nan)  # padding is close to nothing
         cosine = products.mul_(inverse.unsqueeze(2)).mul_(inverse.unsqueeze(1))
         close = cosine >= threshold - 1e-6  # equal rows round below 1
-        close = close & mask.unsqueeze(1) & mask.unsqueeze(2)
         # A zero row has a cosine of 0 with everything, itself included.
         close.diagonal(dim1=1, dim2=2).fill_(True)
         is_first, first = _greedy(close, mask, position)
@@ -92,9 +93,10 @@ def unique_targets(
     num_targets = int(is_first.sum(1).max())
     order = torch.argsort(~is_first, dim=1, stable=True)[:, :num_targets]
     target_mask = is_first.gather(1, order)
-    row = order + length * torch.arange(batch, device=text.device).unsqueeze(1)
+    row = torch.where(target_mask, order, order[:, :1])  # a real one, for padding is made of it
+    row = row + length * torch.arange(batch, device=text.device).unsqueeze(1)
     embeddings = text.flatten(0, 1).index_select(0, row.flatten()).view(batch, num_targets, dim)
-    embeddings = torch.where(target_mask.unsqueeze(2), embeddings, 0.0)
+    embeddings.mul_(target_mask.unsqueeze(2))
     anchor = target_mask & (order >= tokens)
     token_index = torch.where(target_mask & ~anchor, order, -1)
     occurrences = column[:, :tokens]
@@ -150,13 +152,14 @@ def position_cost(
     frame_at = _relative_position(frame_mask) / width
     token_at = _relative_position(text_mask) / width
     apart = (frame_at.unsqueeze(2) - token_at.unsqueeze(1)).square_()  # (batch, frames, tokens)
-    batch, frames, _ = apart.shape
+    frames = apart.shape[1]
     num_targets = targets.mask.shape[1]
     column = torch.where(text_mask, targets.occurrences, num_targets)
     column = column.unsqueeze(1).expand(-1, frames, -1)
-    nearest = apart.new_zeros(batch, frames, num_targets + 1)  # targets without occurrence stay 0
-    nearest = nearest.scatter_reduce(2, column, apart, "amin", include_self=False)
-    return nearest[:, :, :num_targets] * frame_mask.unsqueeze(2)
+    farthest = torch.where(targets.token_index >= 0, math.inf, 0.0)  # 0 where no token stands
+    farthest = torch.nn.functional.pad(farthest, (0, 1))
+    nearest = farthest.unsqueeze(1).repeat(1, frames, 1).scatter_reduce_(2, column, apart, "amin")
+    return nearest[:, :, :num_targets].mul_(frame_mask.unsqueeze(2))
 
 
 def _relative_position(mask: Tensor) -> Tensor:

@@ -125,14 +125,16 @@ class _CosineTransport(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, TransportResult]:
         """Solve; keep what the way back needs: x, y, the plan and, for some gradients, the costs."""
         dtype = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
-        padded = _has_padding(a, b)
+        real_x, real_y = a > 0, b > 0
+        # Elsewhere than on the CPU, looking for padding costs more than masking it.
+        padded = x.device.type != "cpu" or not (bool(real_x.all()) and bool(real_y.all()))
         sizes = _ragged_sizes(a, b, x.shape[2]) if padded else None
         inv_x, inv_y = inverse_norm(x, dtype), inverse_norm(y, dtype)
         pairs = _all_pairs(x, y, dtype, sizes).mul_(inv_y.unsqueeze(1))
         apart = torch.addcmul(pairs.new_ones(()), pairs, inv_x.unsqueeze(2), value=-1, out=pairs)
         if padded:
-            inv_x, inv_y = torch.where(a > 0, inv_x, 0.0), torch.where(b > 0, inv_y, 0.0)
-            apart.masked_fill_(((a > 0).unsqueeze(2) & (b > 0).unsqueeze(1)).logical_not_(), 1.0)
+            inv_x, inv_y = torch.where(real_x, inv_x, 0.0), torch.where(real_y, inv_y, 0.0)
+            apart.masked_fill_((real_x.unsqueeze(2) & real_y.unsqueeze(1)).logical_not_(), 1.0)
         problem = apart if prior is None else apart + prior.to(dtype)
         ctx.unrolled = None
         if gradient == "unrolled":
@@ -245,11 +247,6 @@ def _weighted_sums(w: Tensor, y: Tensor, sizes: _Sizes | None) -> Tensor:
     for k, (rows, columns) in enumerate(sizes):
         torch.mm(w[k, :rows, :columns], y[k, :columns].to(w.dtype), out=sums[k, :rows])
     return sums
-
-
-def _has_padding(a: Tensor, b: Tensor) -> bool:
-    """Whether some mass is 0; elsewhere than on the CPU, looking costs more than masking."""
-    return a.device.type != "cpu" or not (bool((a > 0).all()) and bool((b > 0).all()))
 
 
 def _ragged_sizes(a: Tensor, b: Tensor, dim: int) -> _Sizes | None:
