@@ -32,15 +32,6 @@ class AlignmentOutput:
 
 def real_speech(pair: SpeechTextPair) -> tuple[Tensor, Tensor]:
     """The pair's speech (batch, frames, dim), zero at padding, with its mask (batch, frames)."""
-    return _zero_padding(pair.speech, pair.speech_mask)
-
-
-def real_text(pair: SpeechTextPair) -> tuple[Tensor, Tensor]:
-    """The pair's text (batch, tokens, dim), zero at padding and without gradient, with its mask."""
-    text, mask = _zero_padding(pair.text, pair.text_mask)
-    return text.detach(), mask
-
-
-def _zero_padding(embeddings: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    mask = pair.speech_mask
     assert mask is not None  # SpeechTextPair fills masks in
-    return torch.where(mask.unsqueeze(-1), embeddings, 0.0), mask
+    return torch.where(mask.unsqueeze(-1), pair.speech, 0.0), mask

@@ -181,7 +181,8 @@ class OTReg:
                 "SpeechTextPair(pad_embedding=…), the row of the language model's pad token"
             )
         speech, frame_mask, text_mask = pair.speech, pair.speech_mask, pair.text_mask
-        assert frame_mask is not None and text_mask is not None  # SpeechTextPair fills masks in
+        assert frame_mask is not None  # SpeechTextPair fills masks in
+        assert text_mask is not None
         anchor = pair.pad_embedding if self.pad_anchor else None
         targets = unique_targets(pair.text, text_mask, self.unique_threshold, anchor)
         prior = None

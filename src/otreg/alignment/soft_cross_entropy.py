@@ -38,8 +38,7 @@ def soft_cross_entropy(
     Returns:
         (batch,) in float32; float64 where speech is.
     """
-    row_mass = plan.sum(2, keepdim=True)
-    rows = plan / torch.where(row_mass > 0, row_mass, 1.0)
+    rows = plan / plan.sum(2, keepdim=True).clamp(min=torch.finfo(plan.dtype).tiny)
     with torch.autocast(device_type=speech.device.type, enabled=False):
         loss: Tensor = _SoftCrossEntropy.apply(
             speech,

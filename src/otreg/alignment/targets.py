@@ -90,15 +90,16 @@ def unique_targets(
 
     column = (is_first.cumsum(1) - 1).gather(1, first)  # (batch, length)
     column = torch.where(mask, column, -1)
-    num_targets = int(is_first.sum(1).max())
+    num_targets = int(column.max()) + 1
     order = torch.argsort(~is_first, dim=1, stable=True)[:, :num_targets]
     target_mask = is_first.gather(1, order)
     row = torch.where(target_mask, order, order[:, :1])  # a real one, for padding is made of it
-    row = row + length * torch.arange(batch, device=text.device).unsqueeze(1)
+    row = row + torch.arange(0, batch * length, length, device=text.device).unsqueeze(1)
     embeddings = text.flatten(0, 1).index_select(0, row.flatten()).view(batch, num_targets, dim)
     embeddings.mul_(target_mask.unsqueeze(2))
-    anchor = target_mask & (order >= tokens)
-    token_index = torch.where(target_mask & ~anchor, order, -1)
+    is_token = target_mask & (order < tokens)
+    anchor = target_mask ^ is_token
+    token_index = torch.where(is_token, order, -1)
     occurrences = column[:, :tokens]
     return Targets(embeddings, target_mask, token_index, anchor, occurrences)
 
@@ -149,8 +150,7 @@ def position_cost(
     Source: positions as part of the cost follow Le et al. 2023 (arXiv 2301.11716); the minimum over
         occurrences, which keeps repeated tokens apart in time though they share a target, is ours.
     """
-    frame_at = _relative_position(frame_mask) / width
-    token_at = _relative_position(text_mask) / width
+    frame_at, token_at = _relative_position(frame_mask), _relative_position(text_mask)
     apart = (frame_at.unsqueeze(2) - token_at.unsqueeze(1)).square_()  # (batch, frames, tokens)
     frames = apart.shape[1]
     num_targets = targets.mask.shape[1]
@@ -159,7 +159,7 @@ def position_cost(
     farthest = torch.where(targets.token_index >= 0, math.inf, 0.0)  # 0 where no token stands
     farthest = torch.nn.functional.pad(farthest, (0, 1))
     nearest = farthest.unsqueeze(1).repeat(1, frames, 1).scatter_reduce_(2, column, apart, "amin")
-    return nearest[:, :, :num_targets].mul_(frame_mask.unsqueeze(2))
+    return nearest[:, :, :num_targets].mul_(frame_mask.unsqueeze(2) / width**2)
 
 
 def _relative_position(mask: Tensor) -> Tensor:

@@ -102,6 +102,8 @@ def cosine_transport(
         "init": init,
         "method": method,
     }
+    if not torch.is_grad_enabled():
+        x, y = x.detach(), y.detach()  # then nothing is kept for a way back
     with torch.autocast(device_type=x.device.type, enabled=False):
         cost, value, plan, result = _CosineTransport.apply(x, y, a, b, prior, gradient, options)
     if gradient == "envelope":
@@ -133,7 +135,6 @@ class _CosineTransport(torch.autograd.Function):
         pairs = _all_pairs(x, y, dtype, sizes).mul_(inv_y.unsqueeze(1))
         apart = torch.addcmul(pairs.new_ones(()), pairs, inv_x.unsqueeze(2), value=-1, out=pairs)
         if padded:
-            inv_x, inv_y = torch.where(real_x, inv_x, 0.0), torch.where(real_y, inv_y, 0.0)
             apart.masked_fill_((real_x.unsqueeze(2) & real_y.unsqueeze(1)).logical_not_(), 1.0)
         problem = apart if prior is None else apart + prior.to(dtype)
         ctx.unrolled = None
@@ -148,9 +149,12 @@ class _CosineTransport(torch.autograd.Function):
         result = _without_gradient(result, plan)
         keeps_costs = gradient != "envelope" or ctx.needs_input_grad[1]
         paid = (plan * apart if keeps_costs else apart.mul_(plan)).sum(2)  # (batch, n)
-        ctx.save_for_backward(
-            x, y, a, b, inv_x, inv_y, plan, plan.sum(2) - paid, apart if keeps_costs else None
-        )
+        if any(ctx.needs_input_grad):
+            if padded:
+                inv_x, inv_y = torch.where(real_x, inv_x, 0.0), torch.where(real_y, inv_y, 0.0)
+            cos_of_rows = plan.sum(2) - paid
+            costs = apart if keeps_costs else None
+            ctx.save_for_backward(x, y, a, b, inv_x, inv_y, plan, cos_of_rows, costs)
         epsilon = options["epsilon"]
         ctx.taus = (tau(options["rho_a"], epsilon), tau(options["rho_b"], epsilon))
         ctx.settings = (gradient, epsilon, sizes, padded)

@@ -150,9 +150,11 @@ def sinkhorn(
     dtype = torch.float64 if cost.dtype == torch.float64 else torch.float32
     with torch.autocast(device_type=cost.device.type, enabled=False):
         a, b = a.detach().to(dtype), b.detach().to(dtype)
-        _check_masses(a, b, balanced=rho_a is None and rho_b is None)
-        start = torch.zeros_like(b) if init is None else init.detach().to(dtype)
-        start = start.masked_fill(b <= 0, 0.0)
+        masses = a.sum(1), b.sum(1)
+        _check_masses(a, b, masses, balanced=rho_a is None and rho_b is None)
+        start = torch.zeros_like(b)
+        if init is not None:
+            start = init.detach().to(dtype).masked_fill(b <= 0, 0.0)
         taus = tau(rho_a, epsilon), tau(rho_b, epsilon)
         cost = cost.to(dtype)
         problem = Problem(cost.detach(), a, b, start, epsilon, *taus, tol, max_iter)
@@ -160,27 +162,26 @@ def sinkhorn(
         if cost.numel() == 0:
             name = "reference"  # there is nothing to solve
         if gradient == "unrolled" and torch.is_grad_enabled():
-            solution = _with_row_error(problem, solve_reference(replace(problem, cost=cost)))
+            solution = solve_reference(replace(problem, cost=cost))
         else:
             with torch.no_grad():
-                solution = _with_row_error(problem, _SOLVERS[name](problem))
-        if not bool((solution.error <= tol).all()):
-            if method == "auto" and gradient != "unrolled" and _can_rescue(problem):
-                _rescue(problem, solution, (~(solution.error <= tol)).nonzero().flatten())
-                name = f"{name}+newton"
-            if not bool((solution.error <= tol).all()):
-                _warn(problem, solution)
-        plan, error = solution.plan, solution.error.detach()
-        f, g = solution.f.detach(), solution.g.detach()
+                solution = _SOLVERS[name](problem)
         if name != "compiled":  # which sees to it itself
-            least = LEAST[dtype] * a.sum(1)
-            plan = torch.where(plan > least[:, None, None], plan, 0.0)
-        value = _value(problem, solution, rho_a, rho_b)
+            solution = _finished(problem, solution)
+        converged = solution.error <= tol
+        if not bool(converged.all()):
+            if method == "auto" and gradient != "unrolled" and _can_rescue(problem):
+                _rescue(problem, solution, (~converged).nonzero().flatten())
+                converged, name = solution.error <= tol, f"{name}+newton"
+            if not bool(converged.all()):
+                _warn(problem, solution)
+        plan, f, g = solution.plan, solution.f.detach(), solution.g.detach()
+        value = _value(problem, solution, masses[0] * masses[1], rho_a, rho_b)
         if cost.requires_grad:
             value = ValueOfCost.apply(cost, plan.detach(), value)
             if gradient == "implicit":
                 plan = ImplicitPlan.apply(cost, plan, epsilon, *taus)
-    return TransportResult(plan, value, f, g, solution.num_iters, error, error <= tol, name)
+    return TransportResult(plan, value, f, g, solution.num_iters, solution.error, converged, name)
 
 
 def _choose_method(method: str, gradient: str, cost: Tensor) -> str:
@@ -220,12 +221,18 @@ def _choose_method(method: str, gradient: str, cost: Tensor) -> str:
     return method
 
 
-def _with_row_error(problem: Problem, solution: Solution) -> Solution:
-    """Rows are exact in every solver, but for one whose mass can go nowhere: that is an error too."""
-    if problem.tau_a != 1:
-        return solution
-    apart = (solution.rows.detach() - problem.a).abs().sum(1) / problem.a.sum(1).clamp(min=1e-30)
-    return replace(solution, error=torch.maximum(solution.error, apart))
+def _finished(problem: Problem, solution: Solution) -> Solution:
+    """Without the least entries, and with the rows in the error.
+
+    Rows are exact in every solver, but for one whose mass can go nowhere: that is an error too.
+    """
+    mass = problem.a.sum(1)
+    least = (LEAST[problem.a.dtype] * mass)[:, None, None]
+    plan, error = torch.where(solution.plan > least, solution.plan, 0.0), solution.error.detach()
+    if problem.tau_a == 1:
+        apart = (solution.rows.detach() - problem.a).abs().sum(1)
+        error = torch.maximum(error, apart / mass.clamp(min=1e-30))
+    return replace(solution, plan=plan, error=error)
 
 
 def _can_rescue(problem: Problem) -> bool:
@@ -236,7 +243,7 @@ def _rescue(problem: Problem, solution: Solution, short: Tensor) -> None:
     """Go on by Newton's method where sweeps fell short; the better answer is written into solution."""
     part = replace(problem, g=solution.g).part(short, *problem.cost.shape[1:])
     part = replace(part, max_iter=min(problem.max_iter, _RESCUE_STEPS))
-    better = _with_row_error(part, solve_newton(part))
+    better = _finished(part, solve_newton(part))
     closer = better.error.nan_to_num(math.inf) < solution.error[short].nan_to_num(math.inf)
     sweeps = solution.num_iters[short[closer]]
     solution.put(short[closer], Solution(*(x[closer] for x in vars(better).values())))
@@ -257,19 +264,22 @@ def _warn(problem: Problem, solution: Solution) -> None:
 
 
 def _value(
-    problem: Problem, solution: Solution, rho_a: float | None, rho_b: float | None
+    problem: Problem,
+    solution: Solution,
+    mass: Float[Tensor, " batch"],
+    rho_a: float | None,
+    rho_b: float | None,
 ) -> Float[Tensor, " batch"]:
-    """The primal value at the plan."""
+    """The primal value at the plan, where a b' sums to `mass`."""
     # <P, C> + epsilon KL(P | a b') with log P/(a b') = (f + g - C) / epsilon put in.
-    a, b = problem.a, problem.b
     rows, columns = solution.rows.detach(), solution.columns.detach()
     value = torch.linalg.vecdot(rows, solution.f.detach())
     value = value + torch.linalg.vecdot(columns, solution.g.detach())
-    value = value + problem.epsilon * (a.sum(1) * b.sum(1) - rows.sum(1))
+    value = value + problem.epsilon * (mass - rows.sum(1))
     if rho_a is not None:
-        value = value + rho_a * _kl(rows, a)
+        value = value + rho_a * _kl(rows, problem.a)
     if rho_b is not None:
-        value = value + rho_b * _kl(columns, b)
+        value = value + rho_b * _kl(columns, problem.b)
     return value
 
 
@@ -338,8 +348,7 @@ def _check_shapes(cost: Tensor, a: Tensor, b: Tensor, init: Tensor | None) -> No
             )
 
 
-def _check_masses(a: Tensor, b: Tensor, balanced: bool) -> None:
-    totals = a.sum(1), b.sum(1)
+def _check_masses(a: Tensor, b: Tensor, totals: tuple[Tensor, Tensor], balanced: bool) -> None:
     negative = a.clamp(max=0).sum(1), b.clamp(max=0).sum(1)
     table = torch.stack([*totals, *negative]).tolist()  # one look, for a GPU is waited for
     for name, sums, below in zip("ab", table[:2], table[2:], strict=True):
