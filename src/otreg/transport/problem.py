@@ -43,8 +43,8 @@ class Problem:
 
     def part(self, index: Tensor, n: int, m: int) -> "Problem":
         """The problems at an index, their first n rows and m columns."""
-        cost, a, b, g = (getattr(self, name)[index] for name in _TENSORS)
-        return replace(self, cost=cost[:, :n, :m], a=a[:, :n], b=b[:, :m], g=g[:, :m])
+        cost, a = self.cost[index, :n, :m], self.a[index, :n]
+        return replace(self, cost=cost, a=a, b=self.b[index, :m], g=self.g[index, :m])
 
     def double(self) -> "Problem":
         """The same in float64."""
