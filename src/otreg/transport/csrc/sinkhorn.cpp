@@ -15,10 +15,9 @@ namespace {
 
 constexpr double kAbsorb = 20;  // how far log u and log v run before they are absorbed,
 constexpr double kClamp = 35;   // and how far they can get in one sweep
-constexpr int64_t kL1 = 32768;  // bytes
-constexpr int64_t kLarge = 1 << 20;  // bytes: a kernel that may not stay in the second-level cache
-                                         // is also kept rounded, for the sweeps
-constexpr double kFar = 2e-3;            // at errors above this one (bfloat16's rounding is 2e-3)
+constexpr int64_t kL1 = 32768;        // bytes
+constexpr int64_t kLarge = 1 << 20;   // bytes: a kernel that may not stay in the second-level cache is
+constexpr double kFar = 2e-3;         // also kept in bfloat16, for the sweeps at errors above this
 constexpr int kRows = 16;  // rows that a sweep takes at a time: their part of the kernel stays in L1
 
 struct Settings {
