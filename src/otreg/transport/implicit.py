@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from otreg._shapes import Float
+from otreg.transport.positive import solve_positive
 
 _RIDGE = 1e-9
 
@@ -56,8 +57,7 @@ def plan_vjp(
     half = p * inv_r.sqrt().unsqueeze(2) * c_inv_root.unsqueeze(1)
     eye = torch.eye(p.shape[2], dtype=p.dtype, device=p.device)
     system = (1 + _RIDGE) * eye - (tau_a * tau_b) * torch.bmm(half.transpose(1, 2), half)
-    z = torch.linalg.solve(system, (tau_b * c_inv_root * rhs).unsqueeze(2)).squeeze(2)
-    y = c_inv_root * z
+    y = c_inv_root * solve_positive(system, tau_b * c_inv_root * rhs)
     x = w_rows - tau_a * inv_r * torch.bmm(p, y.unsqueeze(2)).squeeze(2)
     return (p * (x.unsqueeze(2) + y.unsqueeze(1)) - w).to(plan.dtype)
 

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from otreg.transport.positive import solve_positive
 from otreg.transport.problem import Problem, Solution
 
 _LEVEL = 4.0  # how much epsilon shrinks from one level to the next
@@ -146,8 +147,7 @@ def _step(
         null = torch.where(dual.b > 0, 1 / scale, 0.0)
         null = null / null.norm(dim=1, keepdim=True).clamp(min=1e-300)
         system = system + null.unsqueeze(2) * null.unsqueeze(1)
-    solved, _ = torch.linalg.solve_ex(system, (gradient * scale).unsqueeze(2))
-    direction = eps * solved.squeeze(2) * scale
+    direction = eps * solve_positive(system, gradient * scale) * scale
     direction = torch.where(torch.isfinite(direction) & (dual.b > 0), direction, 0.0)
     furthest = direction.abs().amax(1, keepdim=True) / eps
     direction = direction * (_MAX_STEP / furthest.clamp(min=_MAX_STEP))
