@@ -73,13 +73,18 @@ def test_the_solver_leaves_denormal_numbers_to_others(tmp_path: Path) -> None:
 
 
 @needs_compiler
-def test_a_compiler_without_openmp_builds_the_same_solver(tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("fails_at", ["compiling", "loading"])
+def test_a_compiler_without_openmp_builds_the_same_solver(
+    fails_at, tmp_path: Path, monkeypatch
+) -> None:
     cost = torch.rand(5, 40, 20)
     arguments = cost, torch.full((5, 40), 1 / 40), torch.full((5, 20), 1 / 20)
     usual = sinkhorn(*arguments, epsilon=0.02, method="compiled")
     compile_for_real = compiled._compile
 
     def without_openmp(path: Path, openmp: list[str]) -> None:
+        if openmp and fails_at == "loading":
+            raise OSError("undefined symbol: __kmpc_global_thread_num")  # Clang without libomp
         compile_for_real(path, ["-fno-such-flag"] if openmp else [])
 
     monkeypatch.setattr(compiled, "_compile", without_openmp)

@@ -98,7 +98,7 @@ def _build(path: Path) -> None:
     logger.info("building the compiled solver (once on this machine): %s", path)
     try:
         _compile(path, ["-fopenmp"])
-    except RuntimeError:  # not every compiler has OpenMP
+    except (RuntimeError, OSError):  # not every compiler has OpenMP, or the library of it
         _compile(path, [])
 
 
