@@ -251,15 +251,20 @@ def _rescue(problem: Problem, solution: Solution, short: Tensor) -> None:
 
 
 def _warn(problem: Problem, solution: Solution) -> None:
+    largest = float(solution.error.max())
+    remedy = "raise max_iter, tol or epsilon"
+    if not math.isfinite(largest):
+        remedy = "look for NaN in the cost, and for rows and columns that are infinite throughout"
     logger.warning(
         "sinkhorn: %d of %d problems did not reach a marginal error of %g in %d sweeps "
-        "(largest error %.2e) at epsilon %g; raise max_iter, tol or epsilon",
+        "(largest error %.2e) at epsilon %g; %s",
         int((~(solution.error <= problem.tol)).sum()),
         len(solution.error),
         problem.tol,
         problem.max_iter,
-        float(solution.error.max()),
+        largest,
         problem.epsilon,
+        remedy,
     )
 
 
