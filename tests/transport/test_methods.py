@@ -117,6 +117,19 @@ def test_a_row_that_can_go_nowhere_is_reported(method: str, n: int, m: int) -> N
     assert result.converged.tolist() == [False, True]
 
 
+@pytest.mark.parametrize("method", ["reference", *METHODS])
+def test_rows_without_any_column_are_reported_and_columns_without_rows(method: str) -> None:
+    cost, a, b = problem(6, 4, torch.float32)
+    b[1] = 0
+    result = sinkhorn(cost, a, b, epsilon=0.05, rho_b=0.3, method=method)
+    assert result.converged.tolist() == [True, False, True]
+    assert float(result.marginal_error[1]) == pytest.approx(1)
+    assert not bool(result.plan[1].any())
+    b[1], a[1] = 1 / 4, 0
+    result = sinkhorn(cost, a, b, epsilon=0.05, rho_a=0.3, method=method)
+    assert result.converged.tolist() == [True, False, True]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_no_mass_crosses_an_infinite_cost(method: str) -> None:
     cost, a, b = problem(12, 6, torch.float32)

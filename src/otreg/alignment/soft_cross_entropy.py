@@ -38,7 +38,7 @@ def soft_cross_entropy(
     Returns:
         (batch,) in float32; float64 where speech is.
     """
-    rows = plan / plan.sum(2, keepdim=True).clamp(min=torch.finfo(plan.dtype).tiny)
+    rows = plan / plan.sum(2, keepdim=True).clamp(min=1e-30)
     with torch.autocast(device_type=speech.device.type, enabled=False):
         loss: Tensor = _SoftCrossEntropy.apply(
             speech,

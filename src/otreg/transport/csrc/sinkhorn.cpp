@@ -17,7 +17,7 @@ constexpr double kAbsorb = 20;  // how far log u and log v run before they are a
 constexpr double kClamp = 35;   // and how far they can get in one sweep
 constexpr int64_t kL1 = 32768;        // bytes
 constexpr int64_t kLarge = 1 << 20;   // bytes: a kernel that may not stay in the second-level cache is
-constexpr double kFar = 2e-3;         // also kept in bfloat16, for the sweeps at errors above this
+constexpr double kFar = 2e-3;         // also kept rounded, for the sweeps at errors above this
 constexpr int kRows = 16;  // rows that a sweep takes at a time: their part of the kernel stays in L1
 
 struct Settings {
@@ -47,6 +47,8 @@ class Problem {
       if (b[j] > 0) columns_.push_back(j);
     n_ = rows_.size();
     m_ = columns_.size();
+    mass_ = 0;
+    for (int64_t i : rows_) mass_ += a[i];
     if (!n_ || !m_) n_ = m_ = 0;  // nothing can move; potentials and plan stay 0
     stride_ = (m_ + 15) / 16 * 16;  // whole vectors; v is 0 past m_, whatever the kernel is there
     const int64_t padded = (n_ + kRows - 1) / kRows * kRows;
@@ -60,16 +62,12 @@ class Problem {
     for (auto* column : {&g_, &log_v_, &v_, &b_, &log_b_, &real_, &column_sum_, &change_, &base_})
       column->assign(stride_, 0);
     if (padded > n_) std::fill(kernel_.end() - kRows * stride_, kernel_.end(), T(0));
-    mass_ = 0;
     for (int64_t j = 0; j < m_; ++j) {
       b_[j] = b[columns_[j]];
       real_[j] = 1;
       g_[j] = g[columns_[j]] * scale_;
     }
-    for (int64_t i = 0; i < n_; ++i) {
-      a_[i] = a[rows_[i]];
-      mass_ += a_[i];
-    }
+    for (int64_t i = 0; i < n_; ++i) a_[i] = a[rows_[i]];
     for (int64_t i = 0; i < padded; i += L::size) L::store(&log_a_[i], L::log(L::load(&a_[i])));
     for (int64_t j = 0; j < stride_; j += L::size)
       L::store(&log_b_[j], L::log(L::greater(L::load(&b_[j]), L::fill(kTiny))));
@@ -119,7 +117,7 @@ class Problem {
     std::fill(columns, columns + m, T(0));
     T* row = base_.data();
     int64_t done = 0;  // rows of the plan
-    double apart = 0;  // of the rows from a
+    double apart = m_ ? 0 : mass_;  // of the rows from a
     for (int64_t i = 0; i < n_; ++i) {
       auto total = L::fill(0);
       for (int64_t j = 0; j < stride_; j += L::size) {  // the same to the bit however it is padded
@@ -152,6 +150,8 @@ class Problem {
     // Rows are exact, but for one whose mass can go nowhere: that is an error too. NaN stays.
     const bool counts = tau_a_ == 1 && error_ == error_ && !(apart <= error_ * mass_);
     *error = T(counts ? apart / mass_ : error_);
+    if (rows_.empty() && !columns_.empty() && tau_b_ == 1)  // the same of columns, as a share of 0
+      *error = std::numeric_limits<T>::infinity();
   }
 
  private:
