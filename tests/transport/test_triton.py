@@ -19,7 +19,8 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SIZES = [(1, 1), (1, 7), (7, 1), (63, 20), (33, 17), (20, 63)]
 RELAXATIONS = [(None, None), (None, 0.3), (0.3, None), (0.2, 0.5), (None, 0.0), (0.0, 0.4)]
 
-# On Linux, where the extra `dev` brings triton, nothing is skipped: without it these tests fail.
+# On Linux, where the extra `dev` brings triton, nothing is skipped: without it these tests (and those
+# of test_triton_aot.py) fail.
 needs_triton = pytest.mark.skipif(
     sys.platform != "linux", reason="triton is published for Linux alone, and not installed here"
 )

@@ -7,13 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_triton import needs_triton
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-# On Linux, where the extra `dev` brings triton, nothing is skipped: without it these tests fail.
-needs_triton = pytest.mark.skipif(
-    sys.platform != "linux", reason="triton is published for Linux alone, and not installed here"
-)
 
 
 def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -56,14 +56,14 @@ struct Float;
 template <>
 struct Float<float> {
   using Int = int32_t;
-  static constexpr int bits = 32, mantissa = 23, bias = 127, exp_terms = 7, log_terms = 5;
+  static constexpr int mantissa = 23, bias = 127, exp_terms = 7, log_terms = 5;
   static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
   static constexpr float lowest = -80, highest = 80;  // exp of less is slow (denormal) or 0
 };
 template <>
 struct Float<double> {
   using Int = int64_t;
-  static constexpr int bits = 64, mantissa = 52, bias = 1023, exp_terms = 13, log_terms = 12;
+  static constexpr int mantissa = 52, bias = 1023, exp_terms = 13, log_terms = 12;
   static constexpr double ln2_high = 6.93147180369123816490e-01, ln2_low = 1.90821492927058770002e-10;
   static constexpr double lowest = -650, highest = 650;
 };
@@ -150,7 +150,7 @@ struct Lanes {
 
  private:
   using Every = std::make_index_sequence<size>;
-  static constexpr int kHalf = Float<T>::bits / 2;
+  static constexpr int kHalf = 4 * sizeof(T);  // of the bits
   static constexpr Bits kUpper = ~Bits(0) << kHalf;
   static constexpr T kLeast = sizeof(T) == 4 ? T(1e-37) : T(1e-307);  // of which halves can be taken
 
