@@ -16,8 +16,8 @@ import logging
 from pathlib import Path
 from statistics import mean
 
-from otreg.demo import DemoRecipe, run_demo
 from otreg.evaluation import summary
+from otreg.experiment.runner import DemoRecipe, run_demo
 
 SNAP = "model.snap=0.8"
 LATE_SNAP = "stages.align.model.snap=0.8"

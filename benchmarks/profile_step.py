@@ -26,7 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-import otreg.alignment.otreg as otreg_module
+import otreg.objectives.otreg as otreg_module
 from otreg import OTReg
 from otreg.training.config import load_config
 from otreg.training.stages import train

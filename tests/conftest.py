@@ -8,7 +8,7 @@ import jaxtyping
 import pytest
 
 # Before anything imports the package: the hook rewrites these modules as they are loaded.
-jaxtyping.install_import_hook(["otreg.transport", "otreg.alignment"], "shape_checks.check")
+jaxtyping.install_import_hook(["otreg.transport", "otreg.objectives"], "shape_checks.check")
 
 import torch  # noqa: E402
 

@@ -204,16 +204,18 @@ def test_report_joins_runs_into_one_page(evaluated: Path, tmp_path: Path) -> Non
 def test_demo_and_miniature_call_what_they_name(
     monkeypatch: pytest.MonkeyPatch, place: Path, tmp_path: Path, evaluated: Path
 ) -> None:
-    import otreg.demo
-    import otreg.miniature
+    import otreg.experiment.runner
+    import otreg.synthetic.towers
 
     calls: list[Any] = []
     results = json.loads((evaluated / "results.json").read_text())
     monkeypatch.setattr(
-        otreg.demo, "run_demo", lambda out, **options: calls.append((out, options)) or results
+        otreg.experiment.runner,
+        "run_demo",
+        lambda out, **options: calls.append((out, options)) or results,
     )
     monkeypatch.setattr(
-        otreg.miniature,
+        otreg.synthetic.towers,
         "build_miniature",
         lambda manifests, out, **options: calls.append((manifests, out, options)) or out,
     )
@@ -225,7 +227,7 @@ def test_demo_and_miniature_call_what_they_name(
     (tmp_path / "more.txt").write_text("one two\n")
     more = tmp_path / "more.txt"
     assert main([*command, "--units", "phonemes", "--text", str(more)]) == 0
-    settings = otreg.miniature.MiniatureSettings(units="phonemes")
+    settings = otreg.synthetic.towers.MiniatureSettings(units="phonemes")
     assert calls == [([manifest], tmp_path, {"texts": [more], "seed": 4, "settings": settings})]
     assert main([*command, "--units", "letters"]) == 2
 

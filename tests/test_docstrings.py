@@ -9,10 +9,10 @@ import pytest
     [
         "pair",
         "transport.sinkhorn",
-        "alignment.otreg",
-        "alignment.ctc",
-        "alignment.compose",
-        "alignment.registry",
+        "objectives.otreg",
+        "objectives.ctc",
+        "objectives.compose",
+        "objectives.registry",
     ],
 )
 def test_examples_in_docstrings_run(module: str) -> None:

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from otreg.alignment import CTC, AlignmentOutput, OTReg
     from otreg.model import SpeechLMConfig, SpeechLMForConditionalGeneration, SpeechLMProcessor
+    from otreg.objectives import CTC, AlignmentOutput, OTReg
     from otreg.pair import SpeechTextPair
     from otreg.transport import TransportResult, sinkhorn
 
 # Each public name is imported on first use, so that the losses need torch alone and a command line
 # answers before transformers is loaded.
 _HOME = {
-    "AlignmentOutput": "otreg.alignment",
-    "CTC": "otreg.alignment",
-    "OTReg": "otreg.alignment",
+    "AlignmentOutput": "otreg.objectives",
+    "CTC": "otreg.objectives",
+    "OTReg": "otreg.objectives",
     "SpeechLMConfig": "otreg.model",
     "SpeechLMForConditionalGeneration": "otreg.model",
     "SpeechLMProcessor": "otreg.model",

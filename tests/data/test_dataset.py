@@ -18,11 +18,10 @@ from otreg.data import (
     SpeechTextDataset,
     StaleCacheError,
     Utterance,
-    build_encoder_cache,
     encoder_cache,
-    encoder_fingerprint,
     load_audio,
 )
+from otreg.prepare.encoder_states import build_encoder_cache, encoder_fingerprint
 
 
 def build(model, corpus, processor, path, **options):
@@ -200,9 +199,9 @@ def test_audio_with_a_new_time_is_read_once(corpus, processor, model, tmp_path, 
     cache = build(model, corpus, processor, tmp_path / "cache")
     os.utime(corpus[0].audio, ns=(1, 1))
     read = []
-    identify = encoder_cache._identify
+    identify = encoder_cache.identify_audio
     monkeypatch.setattr(
-        encoder_cache, "_identify", lambda item: read.append(item.id) or identify(item)
+        encoder_cache, "identify_audio", lambda item: read.append(item.id) or identify(item)
     )
     for _ in range(3):
         cache.check(corpus)
@@ -244,7 +243,7 @@ def test_a_damaged_cache_is_refused(corpus, processor, model, tmp_path):
 
 
 def test_a_build_that_was_cut_short_goes_on(corpus, processor, model, tmp_path, monkeypatch):
-    monkeypatch.setattr("otreg.data.encoder_cache._SHARD_BYTES", 1)
+    monkeypatch.setattr("otreg.prepare.encoder_states._SHARD_BYTES", 1)
     encode = model.encode
 
     def fail_after_four(features, mask):

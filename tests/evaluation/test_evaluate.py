@@ -12,12 +12,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
 from tiny_towers import make_audio, make_tokenizer, save_audio_tower, save_language_model
 
 from otreg.data.dataset import SpeechTextDataset
-from otreg.data.encoder_cache import build_encoder_cache
 from otreg.data.manifest import Utterance, write_manifest
 from otreg.evaluation.evaluate import align, evaluate_model, measure_gap, token_labels
 from otreg.evaluation.report import write_report
 from otreg.evaluation.results import environment, merge_results, read_results, write_results
 from otreg.model import SpeechLMForConditionalGeneration, SpeechLMProcessor
+from otreg.prepare.encoder_states import build_encoder_cache
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_merged_frames_keep_their_place_in_time(tiny):
 
 
 def test_an_objective_without_a_plan_cannot_be_drawn(tiny):
-    from otreg.alignment import CTC
+    from otreg.objectives import CTC
 
     with pytest.raises(ValueError, match="with a transport plan"):
         align(*tiny[:3], [0], objective=CTC(tied=True))

@@ -8,9 +8,9 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
-from synthetic import WER, make_results
 
 from otreg.evaluation import plots
+from synthetic import WER, make_results
 
 
 def texts(figure):

@@ -4,12 +4,12 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from synthetic import WER, make_results
 
 from otreg.evaluation.diff import align_words
 from otreg.evaluation.measures import MEASURES
 from otreg.evaluation.report import write_report
 from otreg.evaluation.results import merge_results
+from synthetic import WER, make_results
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 

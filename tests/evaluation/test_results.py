@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from synthetic import WER, make_results
 
 from otreg.evaluation import summary
 from otreg.evaluation.results import environment, merge_results, read_results, write_results
+from synthetic import WER, make_results
 
 
 def test_what_is_written_is_read_back(tmp_path):

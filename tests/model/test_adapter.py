@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from otreg.model.adapter import ConvAdapter, OutputProjection, StackMLPAdapter, stack_frames
+from otreg.model.adapters import ConvAdapter, OutputProjection, StackMLPAdapter, stack_frames
 
 LENGTHS = torch.tensor([11, 1, 5, 8])
 MASK = torch.arange(11) < LENGTHS[:, None]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from otreg.training._loading import apply_overrides, dump_yaml, parse_yaml
 from otreg.training.config import (
     ConfigError,
     config_from_dict,
@@ -16,6 +15,7 @@ from otreg.training.config import (
     load_config,
     save_config,
 )
+from otreg.training.yaml_config import apply_overrides, dump_yaml, parse_yaml
 
 BASE = """
 seed: 3

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments, set_seed
 
-from otreg.alignment import CTC, OTReg
-from otreg.alignment.base import AlignmentOutput
 from otreg.data import SpeechTextCollator, SpeechTextDataset
 from otreg.model import set_trainable
+from otreg.objectives import CTC, OTReg
+from otreg.objectives.base import AlignmentOutput
 from otreg.training import NonFiniteLossError, SpeechLMTrainer, TrainingCollator
+from otreg.training.building import build_model
 from otreg.training.config import ModelConfig
-from otreg.training.models import build_model
 from otreg.training.objectives import WeightedObjective, speech_text_pair
 
 

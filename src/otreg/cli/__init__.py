@@ -3,6 +3,7 @@
 A user's mistake ends with exit code 2 and one line on stderr, anything else with 1.
 """
 
-from otreg.cli._app import main
+from otreg.cli import demo, train, trained  # the commands register themselves
+from otreg.cli.application import main
 
-__all__ = ["main"]
+__all__ = ["demo", "main", "train", "trained"]

@@ -16,8 +16,6 @@ from otreg.data.dataset import Example, Processor, SpeechTextDataset, as_utteran
 from otreg.data.encoder_cache import (
     EncoderCache,
     StaleCacheError,
-    build_encoder_cache,
-    encoder_fingerprint,
 )
 from otreg.data.manifest import (
     ManifestError,
@@ -45,8 +43,6 @@ __all__ = [
     "Utterance",
     "as_utterances",
     "audio_info",
-    "build_encoder_cache",
-    "encoder_fingerprint",
     "load_audio",
     "read_manifest",
     "read_manifests",

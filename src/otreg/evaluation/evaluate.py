@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from otreg.alignment.base import AlignmentOutput
-from otreg.alignment.otreg import OTReg
-from otreg.data._modes import evaluating
 from otreg.data.collate import SpeechTextCollator
 from otreg.data.dataset import SpeechTextDataset, as_utterances
 from otreg.data.manifest import Utterance
-from otreg.evaluation.decode import transcribe
 from otreg.evaluation.modality_gap import ModalityGap
 from otreg.evaluation.wer import BASIC_NORMALIZER, Normalizer, error_rates_by_language
+from otreg.model.evaluation_mode import evaluating
+from otreg.model.generation import transcribe
+from otreg.objectives.base import AlignmentOutput
+from otreg.objectives.otreg import OTReg
 from otreg.pair import SpeechTextPair
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ and facts about the run: base_arm, arm_descriptions, normaliser, config, version
 created, seconds.
 """
 
-import importlib.metadata
 import json
 import math
 import os
@@ -21,6 +20,8 @@ import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from otreg.versions import versions
 
 LISTS: dict[str, tuple[str, ...]] = {
     "rows": ("arm", "seed", "corpus", "language"),
@@ -34,7 +35,6 @@ LISTS: dict[str, tuple[str, ...]] = {
 _ROW_FIELDS = ("domain", "num_utterances", "num_words", "wer", "cer")
 RUN_FACTS = ("config", "versions", "machine", "command", "created", "seconds")
 """Facts that may differ from run to run."""
-_PACKAGES = ("otreg", "torch", "transformers", "peft", "tokenizers", "jiwer", "numpy", "soundfile")
 
 
 def write_results(results: Mapping[str, Any], path: str | Path) -> Path:
@@ -169,12 +169,6 @@ def environment() -> dict[str, Any]:
     """
     import torch
 
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     machine: dict[str, Any] = {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor_name(),
@@ -183,7 +177,7 @@ def environment() -> dict[str, Any]:
     }
     if torch.cuda.is_available():
         machine["accelerator"] = torch.cuda.get_device_name()
-    return {"versions": versions, "machine": machine}
+    return {"versions": versions(), "machine": machine}
 
 
 def _processor_name() -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 
 from otreg.model import lora
-from otreg.model.adapter import build_adapter
+from otreg.model.adapters import build_adapter
 from otreg.model.base import SpeechLMPreTrainedModel
 from otreg.model.compression import frames_to_keep, soft_causal_mask
 from otreg.model.configuration import SpeechLMConfig

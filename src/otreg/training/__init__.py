@@ -3,6 +3,7 @@
 `train(load_config("run.yaml"), "runs/first")` is the whole of it; see docs/training.md.
 """
 
+from otreg.model.loading import load_model, model_folder
 from otreg.training.config import (
     ConfigError,
     DataConfig,
@@ -16,8 +17,7 @@ from otreg.training.config import (
     load_config,
     save_config,
 )
-from otreg.training.models import load_model
-from otreg.training.run_folder import RunFolder, model_folder
+from otreg.training.run_folder import RunFolder
 from otreg.training.stages import train
 from otreg.training.trainer import NonFiniteLossError, SpeechLMTrainer, TrainingCollator
 

@@ -16,7 +16,8 @@ import pydantic
 from pydantic import ConfigDict, Field, Strict
 from pydantic.dataclasses import dataclass
 
-from otreg.training._fields import (
+from otreg.names import nearest
+from otreg.training.field_types import (
     Count,
     Flag,
     Fraction,
@@ -27,14 +28,13 @@ from otreg.training._fields import (
     check_tower,
     check_trainer_keys,
 )
-from otreg.training._loading import (
+from otreg.training.yaml_config import (
     ConfigError,
     apply_overrides,
     check_key,
     check_switched_off,
     describe_errors,
     dump_yaml,
-    nearest,
     parse_yaml,
 )
 
@@ -248,7 +248,7 @@ class StageConfig:
         }
 
     def _check_objectives(self) -> None:
-        from otreg.alignment import OBJECTIVES
+        from otreg.objectives import OBJECTIVES
 
         for name, objective in self.objectives.items():
             kind = objective.type or name

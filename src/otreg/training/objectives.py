@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from otreg.alignment import build_objective
+from otreg.objectives import build_objective
 from otreg.pair import SpeechTextPair
-from otreg.training._loading import ConfigError
 from otreg.training.config import ObjectiveConfig
+from otreg.training.yaml_config import ConfigError
 
 if TYPE_CHECKING:
-    from otreg.alignment import AlignmentOutput
+    from otreg.objectives import AlignmentOutput
 
 __all__ = ["WeightedObjective", "build_objectives", "speech_text_pair"]
 

@@ -12,19 +12,16 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import shutil
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from otreg.training._loading import ConfigError
 from otreg.training.config import RunConfig, config_to_dict, load_config, save_config
+from otreg.training.yaml_config import ConfigError
+from otreg.versions import versions
 
-__all__ = ["RunFolder", "model_folder", "versions"]
-
-_PACKAGES = ("otreg", "torch", "transformers", "accelerate", "peft", "numpy", "tokenizers")
+__all__ = ["RunFolder"]
 
 
 class RunFolder:
@@ -94,39 +91,6 @@ class RunFolder:
         shutil.rmtree(self.model, ignore_errors=True)
         os.replace(staging, self.model)
         return self.model
-
-
-def model_folder(path: str | Path) -> Path:
-    """The folder to load a model from: a run's `model`, or the folder itself.
-
-    Args:
-        path: a run folder, or a folder that `save_pretrained` wrote.
-
-    Raises:
-        ConfigError: neither.
-    """
-    path = Path(path)
-    for folder in (path / "model", path):
-        if (folder / "config.json").is_file():
-            return folder
-    if not path.exists():
-        raise ConfigError(f"no such run or model folder: {str(path)!r}")
-    if (path / "config.yaml").is_file():
-        raise ConfigError(
-            f"the run {str(path)!r} has no model yet: finish it with otreg train … --resume"
-        )
-    raise ConfigError(f"{str(path)!r} is neither a run nor a model folder (no config.json in it)")
-
-
-def versions() -> dict[str, str]:
-    """The versions of what decides a run's result."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 def _first_difference(old: Any, new: Any, path: str = "") -> str | None:

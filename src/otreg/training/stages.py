@@ -16,17 +16,18 @@ from transformers import PrinterCallback, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
 from otreg.data import SpeechTextCollator, SpeechTextDataset
-from otreg.data.encoder_cache import EncoderCache, build_encoder_cache
+from otreg.data.encoder_cache import EncoderCache
 from otreg.model import set_trainable
 from otreg.model.lora import lora_parameters
-from otreg.training._loading import ConfigError
+from otreg.prepare.encoder_states import build_encoder_cache
 from otreg.training.batches import EqualEpochs
+from otreg.training.building import build_model, set_compression
 from otreg.training.callbacks import JsonLog, ProgressBar
 from otreg.training.config import RunConfig, StageConfig
-from otreg.training.models import build_model, set_compression
 from otreg.training.objectives import WeightedObjective, build_objectives
 from otreg.training.run_folder import RunFolder
 from otreg.training.trainer import SpeechLMTrainer, TrainingCollator
+from otreg.training.yaml_config import ConfigError
 
 __all__ = ["train"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otreg._shapes import Float
+from otreg.shapes import Float
 from otreg.transport.accelerated import extent
 from otreg.transport.cost import inverse_norm
 from otreg.transport.implicit import plan_vjp

@@ -4,7 +4,7 @@
 import torch
 from torch import Tensor
 
-from otreg._shapes import Float
+from otreg.shapes import Float
 
 _NORM_EPS = 1e-6
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otreg._shapes import Float
-from otreg.transport.positive import solve_positive
+from otreg.shapes import Float
+from otreg.transport.cholesky import solve_positive
 
 _RIDGE = 1e-9
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from otreg.transport.positive import solve_positive
+from otreg.transport.cholesky import solve_positive
 from otreg.transport.problem import Problem, Solution
 
 _LEVEL = 4.0  # how much epsilon shrinks from one level to the next

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from otreg._shapes import Bool, Float, Int
+from otreg.shapes import Bool, Float, Int
 
 _TENSORS = ("cost", "a", "b", "g")
 

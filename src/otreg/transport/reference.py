@@ -6,7 +6,7 @@ import math
 import torch
 from torch import Tensor
 
-from otreg._shapes import Bool, Float
+from otreg.shapes import Bool, Float
 from otreg.transport.problem import Problem, Solution
 
 _SWEEPS_PER_CHECK = 10  # sweeps between two absorptions; convergence is looked at there

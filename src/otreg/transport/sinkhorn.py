@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from otreg._shapes import Float
+from otreg.shapes import Float
 from otreg.transport.accelerated import solve_accelerated
 from otreg.transport.compiled import is_available as compiled_is_available
 from otreg.transport.compiled import solve_compiled

@@ -1,0 +1,246 @@
+"""`otreg evaluate`, `transcribe`, `align` and `report`: what is done with a trained model."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from otreg.cli.application import app, quiet_transformers
+
+Run = Annotated[Path, typer.Argument(help="A run folder, or a model folder.")]
+Device = Annotated[
+    str | None, typer.Option(help="Such as cpu or cuda:0. Default: a GPU where there is one.")
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Utterances decoded together.")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Most tokens of a transcript.")]
+
+
+@app.command(
+    epilog="Example: otreg evaluate runs/digits --data heard=heard.jsonl "
+    "--data unheard=unheard.jsonl --in-domain heard --out runs/digits/results.json"
+)
+def evaluate(
+    run: Run,
+    data: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=MANIFEST",
+            help="A corpus and its manifest; repeatable. Without NAME=, the file's name.",
+        ),
+    ],
+    in_domain: Annotated[
+        list[str] | None,
+        typer.Option(help="The NAME of a corpus of the training data's kind; repeatable."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Default: results.json in the run.")] = None,
+    arm: Annotated[
+        str | None, typer.Option(help="Name in tables. Default: the run's, without -seedN.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Default: the run's, else 0.")] = None,
+    batch_size: BatchSize = 16,
+    max_new_tokens: MaxTokens = 200,
+    device: Device = None,
+) -> None:
+    """Decode named corpora with a model; write error rates and modality-gap measures as JSON.
+
+    Corpora that no --in-domain names count as out of domain.
+    """
+    corpora = _corpora(data)
+    unknown = sorted(set(in_domain or []) - set(corpora))
+    if unknown:
+        raise ValueError(
+            f"--in-domain {unknown[0]} names none of the corpora; they are {', '.join(corpora)}"
+        )
+    out = out or run / "results.json"
+    model, processor = _load(run, device)
+    facts = _run_facts(run)
+    seed = facts.pop("seed", 0) if seed is None else seed
+    arm = arm or run.resolve().name.removesuffix(f"-seed{seed}")
+    from otreg.evaluation.evaluate import evaluate_model
+    from otreg.evaluation.results import environment, write_results
+
+    results = evaluate_model(
+        model,
+        processor,
+        corpora,
+        arm=arm,
+        seed=seed,
+        in_domain=in_domain or [],
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        progress=True,
+    )
+    curves = [{"arm": arm, "seed": seed, **entry} for entry in facts.pop("curves", [])]
+    command = ["otreg", "evaluate", str(run), *(f"--data={item}" for item in data)]
+    results |= environment() | facts | {"curves": curves, "command": " ".join(command)}
+    write_results(results, out)
+    from otreg.cli.tables import print_rows
+
+    print_rows(results)
+    typer.echo(f"results: {out}")
+
+
+@app.command(epilog="Example: otreg transcribe runs/digits one.wav two.flac")
+def transcribe(
+    run: Run,
+    audio: Annotated[list[Path], typer.Argument(help="Sound files: wav, flac, ogg, mp3.")],
+    language: Annotated[
+        str, typer.Option(help="Language code, for prompts that name the language.")
+    ] = "",
+    batch_size: BatchSize = 16,
+    max_new_tokens: MaxTokens = 200,
+    device: Device = None,
+) -> None:
+    """Write what is said in sound files: one line each, the file's name, a tab, the transcript."""
+    for path in audio:
+        if not path.is_file():
+            raise ValueError(f"no such sound file: {str(path)!r}")
+    from otreg.data.manifest import Utterance
+    from otreg.model.generation import transcribe as decode
+
+    utterances = [
+        Utterance(f"{number}: {path}", path.resolve(), language=language)
+        for number, path in enumerate(audio, 1)
+    ]
+    model, processor = _load(run, device)
+    done = decode(
+        model, processor, utterances, batch_size=batch_size, max_new_tokens=max_new_tokens
+    )
+    for path, result in zip(audio, done, strict=True):
+        typer.echo(f"{path}\t{result.hypothesis}")
+
+
+@app.command(epilog="Example: otreg align runs/digits test.jsonl --out plans --limit 5")
+def align(
+    run: Run,
+    manifest: Annotated[Path, typer.Argument(help="Speech with transcripts (JSONL).")],
+    out: Annotated[Path, typer.Option(help="Folder for the plots and numbers.")],
+    limit: Annotated[int, typer.Option(min=1, help="Utterances, from the first on.")] = 20,
+    device: Device = None,
+) -> None:
+    """Plot how speech aligns with its transcript: the transport plan and the distances over time.
+
+    Writes, for each utterance, ID.json, ID.plan.png and ID.distances.png.
+    """
+    import numpy as np
+
+    from otreg.data.manifest import read_manifest
+    from otreg.evaluation import plots
+    from otreg.evaluation.evaluate import align as compute
+
+    utterances = read_manifest(manifest)[:limit]
+    model, processor = _load(run, device)
+    out.mkdir(parents=True, exist_ok=True)
+    names: set[str] = set()
+    for record in compute(model, processor, utterances):
+        name = _file_name(record["id"], names)
+        (out / f"{name}.json").write_text(
+            json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        title = record["text"]
+        plan = plots.plot_transport_plan(
+            np.array(record["plan"]), record["targets"], record["frame_s"], title=title
+        )
+        distances = plots.plot_distances(
+            np.array(record["distances"]), record["tokens"], record["frame_s"], title=title
+        )
+        plots.save_png(plan, out / f"{name}.plan.png")
+        plots.save_png(distances, out / f"{name}.distances.png")
+    typer.echo(f"{len(names)} utterances: {out}")
+
+
+@app.command(epilog="Example: otreg report runs/base runs/otreg --out report.html")
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders or results.json files.")
+    ],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    base: Annotated[
+        str | None, typer.Option(help="The arm to compare with. Default: base, if there is one.")
+    ] = None,
+) -> None:
+    """Join the results of runs into one HTML page that needs no network to view.
+
+    Each RUN has been through otreg evaluate, which left its results.json there.
+    """
+    from otreg.cli.tables import print_arms
+    from otreg.evaluation.report import write_report
+    from otreg.evaluation.results import merge_results, read_results
+
+    results = merge_results([read_results(path) for path in runs])
+    if base is not None:
+        arms = sorted({row["arm"] for row in results["rows"]})
+        if base not in arms:
+            raise ValueError(f"--base {base} names none of the arms; they are {', '.join(arms)}")
+        results = {**results, "base_arm": base}
+    write_report(results, out)
+    print_arms(results)
+    typer.echo(f"report: {out}")
+
+
+def _load(run: Path, device: str | None) -> tuple[Any, Any]:
+    """The model of a run on the device asked for, and its processor."""
+    from otreg.model.loading import load_model, model_folder
+
+    model_folder(run)
+    quiet_transformers()
+    import torch
+
+    model, processor = load_model(str(run))
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        model.to(torch.device(device))  # type: ignore[arg-type]
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {device} cannot be used: {error}") from error
+    return model, processor
+
+
+def _corpora(data: list[str]) -> dict[str, Path]:
+    """NAME=MANIFEST options as a mapping; every manifest is there."""
+    corpora: dict[str, Path] = {}
+    for item in data:
+        name, equals, text = item.partition("=")
+        path = Path(text if equals else item)
+        if not equals:
+            name = path.parent.resolve().name if path.stem == "manifest" else path.stem
+        if not name or not str(path).strip("."):
+            raise ValueError(f"--data {item!r}: expected NAME=MANIFEST, such as test=test.jsonl")
+        if not path.is_file():
+            raise ValueError(f"--data {item}: no such manifest: {str(path)!r}")
+        if name in corpora:
+            raise ValueError(f"--data {item}: the name {name!r} stands twice; name corpora apart")
+        corpora[name] = path
+    return corpora
+
+
+def _run_facts(run: Path) -> dict[str, Any]:
+    """Seed, configuration and training curves of a run; nothing for a mere model folder."""
+    from otreg.training.config import config_to_dict, load_config
+    from otreg.training.run_folder import RunFolder
+
+    folder = RunFolder(run)
+    if not folder.config.is_file():
+        return {}
+    config = config_to_dict(load_config(folder.config))
+    facts: dict[str, Any] = {"config": config, "seed": config["seed"]}
+    if folder.log.is_file():
+        entries = [json.loads(line) for line in folder.log.read_text("utf-8").splitlines()]
+        # A resumed run logs some steps again; the later entry is the one that led to the model.
+        latest = {(entry["stage"], entry["step"]): entry for entry in entries if "ce" in entry}
+        facts["curves"] = list(latest.values())
+    return facts
+
+
+def _file_name(identity: str, taken: set[str]) -> str:
+    """A file name for an utterance's id, unlike those taken."""
+    plain = re.sub(r"[^\w.-]+", "_", identity).strip(".") or "utterance"
+    name, number = plain, 2
+    while name in taken:
+        name, number = f"{plain}-{number}", number + 1
+    taken.add(name)
+    return name

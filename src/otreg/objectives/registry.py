@@ -1,0 +1,74 @@
+"""Objectives by name, for configurations."""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from otreg.objectives.compose import Objective
+from otreg.objectives.ctc import CTC
+from otreg.objectives.otreg import OTReg
+
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
+    "otreg": OTReg,
+    "otreg_paper": OTReg.paper,
+    "ctc": CTC,
+}
+
+
+def build_objective(
+    name: str, options: Mapping[str, Any] | None = None, *, dim: int, vocab_size: int
+) -> Objective:
+    """Make an objective from its name and options, as a configuration gives them.
+
+    Args:
+        name: a key of OBJECTIVES; or "package.module:factory", any importable callable that returns
+            an objective.
+        options: keyword arguments of the objective.
+        dim: width of the language model's embeddings; handed to objectives with a head of their
+            own.
+        vocab_size: number of token ids; handed to objectives with a head of their own.
+
+    Raises:
+        ValueError: on an unknown name or option, with the nearest known one, or options out of
+            range.
+
+    Example:
+        >>> build_objective("otreg", {"epsilon": 0.02}, dim=128, vocab_size=200).epsilon
+        0.02
+    """
+    options = dict(options or {})
+    factory = _factory(name)
+    # OTReg.paper takes any option of OTReg.
+    accepted = inspect.signature(OTReg if name == "otreg_paper" else factory).parameters
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
+    for key in options:
+        if key not in accepted and not takes_any:
+            raise ValueError(f"objective {name!r} has no option {key!r}{_nearest(key, accepted)}")
+    if factory is CTC and options.get("tied", True) is False:
+        options = {"dim": dim, "vocab_size": vocab_size} | options
+    return factory(**options)
+
+
+def _factory(name: str) -> Callable[..., Objective]:
+    if name in OBJECTIVES:
+        return OBJECTIVES[name]
+    if ":" in name:
+        module, _, attribute = name.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(
+                f"objective {name!r} cannot be imported ({error}); expected "
+                "package.module:factory with the package installed"
+            ) from error
+    raise ValueError(
+        f"unknown objective {name!r}{_nearest(name, OBJECTIVES)}; use one of "
+        f"{', '.join(OBJECTIVES)}, or package.module:factory for one of your own"
+    )
+
+
+def _nearest(key: str, known: Any) -> str:
+    close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,1 @@
+"""Programs over manifests: each reads one, and writes a richer one or fills a cache."""

@@ -1,0 +1,4 @@
+"""Synthetic speech, text and tiny towers, for trying things without data or weights.
+
+Import from the modules: this package imports nothing.
+"""

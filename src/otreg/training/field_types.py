@@ -1,0 +1,89 @@
+"""The kinds of values that a configuration holds, and their checks."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, Strict
+
+from otreg.training.yaml_config import ConfigError, check_key
+
+_OWN_TRAINER_KEYS = {
+    "output_dir": "it is the run folder",
+    "seed": "give seed",
+    "max_steps": "give steps",
+    "num_train_epochs": "give epochs",
+    "per_device_train_batch_size": "give batch_size",
+    "gradient_accumulation_steps": "give the stage's own gradient_accumulation_steps",
+    "learning_rate": "give the stage's own learning_rate",
+    "optim": "give optimizer",
+    "lr_scheduler_type": "give scheduler",
+    "warmup_steps": "give warmup_fraction",
+    "warmup_ratio": "give warmup_fraction",
+    "weight_decay": "give the stage's own weight_decay",
+    "max_grad_norm": "give the stage's own max_grad_norm",
+    "remove_unused_columns": "the collator needs every column",
+    "disable_tqdm": "give --quiet",
+}
+
+
+def _as_number(value: Any) -> Any:
+    """Let a quoted "2e-6" be a number; refuse true / false, which pydantic would read as 1 / 0."""
+    if isinstance(value, bool):
+        raise ValueError(f"expected a number, received {value!r}")
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            raise ValueError(f"expected a number, received {value!r}") from None
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"expected a finite number, received {value!r}")
+    return value
+
+
+def _as_list(value: Any) -> Any:
+    """One path where a list of paths is expected is a list of one."""
+    return [value] if isinstance(value, (str, os.PathLike)) else value
+
+
+Number = Annotated[float, BeforeValidator(_as_number)]
+NonNegative = Annotated[Number, Field(ge=0)]
+Fraction = Annotated[Number, Field(ge=0, le=1)]
+Count = Annotated[int, Strict(), Field(ge=1)]
+Flag = Annotated[bool, Strict()]
+Name = Annotated[str, Field(min_length=1)]
+Paths = Annotated[list[Path], BeforeValidator(_as_list)]
+
+
+def check_tower(name: str, value: str) -> None:
+    """Refuse a folder that is not there, where the value cannot be meant as a Hub id.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    hub_id = value.count("/") <= 1 and not value.startswith((".", "/", "~"))
+    if not hub_id and not Path(value).is_dir():
+        raise ConfigError(
+            f"model.{name}: no such folder: {value!r} (relative paths start at the current directory)"
+        )
+
+
+def check_trainer_keys(keys: Iterable[str]) -> None:
+    """Refuse a stage's trainer arguments that transformers does not know or that we set ourselves.
+
+    Raises:
+        ConfigError: the key is unknown; the nearest name is offered.
+        ValueError: the key has another place in the configuration.
+    """
+    from transformers import TrainingArguments
+
+    known = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
+    for key in keys:
+        if key in _OWN_TRAINER_KEYS:
+            raise ValueError(f"trainer.{key} cannot be set here: {_OWN_TRAINER_KEYS[key]}")
+        check_key(key, known, "trainer")
