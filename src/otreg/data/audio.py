@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from otreg.data._containers import ContainerError, check_container
-from otreg.data.manifest import Utterance
+from otreg.data.segments import Clip
 
 if TYPE_CHECKING:
     import soundfile
@@ -65,7 +65,7 @@ def resampled_length(num_samples: int, sample_rate_hz: int) -> int:
     return (2 * num_samples * SAMPLE_RATE_HZ + sample_rate_hz) // (2 * sample_rate_hz)
 
 
-def audio_info(utterance: Utterance, *, max_duration_s: float = MAX_DURATION_S) -> AudioInfo:
+def audio_info(utterance: Clip, *, max_duration_s: float = MAX_DURATION_S) -> AudioInfo:
     """Check an utterance's audio file by its header, without decoding it.
 
     Args:
@@ -85,7 +85,7 @@ def audio_info(utterance: Utterance, *, max_duration_s: float = MAX_DURATION_S) 
         return _info(file, num_frames, utterance, max_duration_s)
 
 
-def load_audio(utterance: Utterance, *, max_duration_s: float = MAX_DURATION_S) -> np.ndarray:
+def load_audio(utterance: Clip, *, max_duration_s: float = MAX_DURATION_S) -> np.ndarray:
     """Decode an utterance: channels averaged, resampled to 16 kHz (soxr, high quality).
 
     Args:
@@ -118,11 +118,11 @@ def load_audio(utterance: Utterance, *, max_duration_s: float = MAX_DURATION_S) 
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 
-def _error(utterance: Utterance, problem: str) -> AudioError:
+def _error(utterance: Clip, problem: str) -> AudioError:
     return AudioError(f"{utterance.name}: audio file {utterance.audio} {problem}")
 
 
-def _open(utterance: Utterance) -> tuple[soundfile.SoundFile, int]:
+def _open(utterance: Clip) -> tuple[soundfile.SoundFile, int]:
     """Open a file that is intact as far as its container tells; with its samples per channel."""
     import soundfile
 
@@ -159,7 +159,7 @@ def _open(utterance: Utterance) -> tuple[soundfile.SoundFile, int]:
 
 
 def _info(
-    file: soundfile.SoundFile, num_frames: int, utterance: Utterance, max_duration_s: float
+    file: soundfile.SoundFile, num_frames: int, utterance: Clip, max_duration_s: float
 ) -> AudioInfo:
     rate_hz = file.samplerate
     if not _MIN_RATE_HZ <= rate_hz <= _MAX_RATE_HZ:
@@ -196,7 +196,7 @@ def _info(
     return info
 
 
-def _decode(file: soundfile.SoundFile, info: AudioInfo, utterance: Utterance) -> np.ndarray:
+def _decode(file: soundfile.SoundFile, info: AudioInfo, utterance: Clip) -> np.ndarray:
     """Decode info's span block by block, averaging channels, so memory holds one channel only.
 
     soundfile seeks after every read, and after a seek libsndfile's MP3 and Vorbis decoders return
