@@ -116,6 +116,7 @@ def tensor_name(utterance: Utterance) -> str:
 
 def identify_audio(utterance: Utterance) -> dict[str, Any]:
     """What the audio of an utterance is known by: content, size, time of modification, segment."""
+    assert utterance.audio is not None, "callers pass rows with speech"
     status = utterance.audio.stat()
     with open(utterance.audio, "rb") as file:
         content = hashlib.sha256()
@@ -137,6 +138,7 @@ def same_audio(entry: dict[str, Any], utterance: Utterance) -> bool:
     """
     if (entry["start_s"], entry["end_s"]) != (utterance.start_s, utterance.end_s):
         return False
+    assert utterance.audio is not None, "callers pass rows with speech"
     try:
         status = utterance.audio.stat()
         if status.st_size != entry["size"]:
