@@ -139,6 +139,8 @@ class DataConfig:
     Args:
         train: manifests (JSONL) to train on.
         validation: manifests for the loss on held-out speech, at the end of every stage.
+        root: folder that the audio paths of all manifests start from and stay in; None = each
+            manifest's own folder.
         cache_encoder: encode every utterance once and keep the frozen encoder's outputs on disk.
         cache_dir: where to keep them, to share between runs of one encoder; None = in the run
             folder.
@@ -147,6 +149,7 @@ class DataConfig:
 
     train: Paths = dataclasses.field(default_factory=list)
     validation: Paths = dataclasses.field(default_factory=list)
+    root: Path | None = None
     cache_encoder: Flag = False
     cache_dir: Path | None = None
     cache_batch_size: Count = 16
@@ -330,6 +333,8 @@ class RunConfig:
                     )
         if not self.data.train:
             raise ConfigError("data.train is missing: give manifests, e.g. data.train=train.jsonl")
+        if self.data.root is not None and not self.data.root.is_dir():
+            raise ConfigError(f"data.root: no such folder: {str(self.data.root)!r}")
         for path in (*self.data.train, *self.data.validation):
             if not path.is_file():
                 raise ConfigError(

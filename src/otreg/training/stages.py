@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PrinterCallback, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
-from otreg.data import SpeechTextCollator, SpeechTextDataset
+from otreg.data import SpeechTextCollator, SpeechTextDataset, read_manifests
 from otreg.data.encoder_cache import EncoderCache
 from otreg.model import set_trainable
 from otreg.model.lora import lora_parameters
@@ -127,7 +127,9 @@ def _datasets(
 ) -> tuple[SpeechTextDataset, SpeechTextDataset | None]:
     """The training set and, where there is one, the validation set."""
     datasets = [
-        SpeechTextDataset(list(paths), processor) if paths else None
+        SpeechTextDataset(read_manifests(paths, root=config.data.root), processor)
+        if paths
+        else None
         for paths in (config.data.train, config.data.validation)
     ]
     if config.data.cache_encoder:
