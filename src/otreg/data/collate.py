@@ -28,7 +28,7 @@ other key: rows stand in the order of the examples, whose ids and texts stay in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -83,7 +83,7 @@ class SpeechTextCollator:
                 "some examples hold encoder_hidden_states and some input_features; "
                 "a batch holds one kind: use the encoder cache for all or for none"
             )
-        count = self.processor.num_speech_frames
+        count: Callable[[int], int] = self.processor.num_speech_frames
         names = ("input_features", "input_features_mask")
         if cached[0]:
             count = self.processor.num_speech_frames_from_encoder

@@ -120,10 +120,11 @@ class SpeechTextDataset(Dataset[Example]):
         if self.encoder_cache is not None:
             loaded = [self.encoder_cache.get(clip) for clip in row.clips]
             example["encoder_hidden_states"] = [states for states, _ in loaded]
+            example["duration_s"] = sum(duration_s for _, duration_s in loaded)
         else:
-            loaded = [self.load_clip(clip) for clip in row.clips]
-            example["input_features"] = [features for features, _ in loaded]
-        example["duration_s"] = sum(duration_s for _, duration_s in loaded)
+            decoded = [self.load_clip(clip) for clip in row.clips]
+            example["input_features"] = [features for features, _ in decoded]
+            example["duration_s"] = sum(duration_s for _, duration_s in decoded)
         return example
 
     def load_clip(self, clip: Clip) -> tuple[np.ndarray, float]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from otreg.data.manifest import Utterance
 from otreg.data.segments import Clip, Row, Segment
+from otreg.data.utterance import Utterance
 
 
 @dataclass(frozen=True)

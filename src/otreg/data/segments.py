@@ -12,12 +12,12 @@ transcript, and the written spans of a document.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from otreg.data.manifest import Utterance
+from otreg.data.utterance import Utterance
 
 Role = Literal["system", "user", "assistant"]
 
@@ -130,17 +130,17 @@ def row_of(utterance: Utterance) -> Row:
         if utterance.text:
             segments.append(Segment("text", utterance.text, "assistant", supervised=True))
         return _row(utterance, "transcribe", segments)
-    segments = []
+    parts: list[Segment] = []
     num_clips = 0
     for message in utterance.messages:
         role: Role = message["role"]
         for part in message["content"]:
             if part["type"] == "text":
-                segments.append(Segment("text", part["text"], role, role == "assistant"))
+                parts.append(Segment("text", part["text"], role, role == "assistant"))
             else:
-                segments.append(Segment("audio", _clip_of(utterance, part, num_clips), role))
+                parts.append(Segment("audio", _clip_of(utterance, part, num_clips), role))
                 num_clips += 1
-    return _row(utterance, "chat", segments)
+    return _row(utterance, "chat", parts)
 
 
 def _row(
@@ -168,9 +168,8 @@ def _own_clip(utterance: Utterance) -> Clip:
     )
 
 
-def _clip_of(utterance: Utterance, part: object, number: int) -> Clip:
+def _clip_of(utterance: Utterance, part: Mapping[str, Any], number: int) -> Clip:
     """The clip of an audio part: the row's own, or one with a path of its own."""
-    assert isinstance(part, dict) or hasattr(part, "get")
     if part.get("audio") is None:
         return _own_clip(utterance)
     return Clip(

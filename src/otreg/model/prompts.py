@@ -94,7 +94,7 @@ def plain_prompt(
             elif field == "audio":
                 side = 1
     flush()
-    return Prompt(*parts, closing=[eos_token_id])
+    return Prompt(parts[0], parts[1], [eos_token_id])
 
 
 def separator_ids(tokenizer: Any, separator: str) -> list[int]:

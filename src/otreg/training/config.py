@@ -158,22 +158,22 @@ class DataConfig:
     Args:
         train: manifests (JSONL) to train on.
         validation: manifests for the loss on held-out speech, at the end of every stage.
+        root: folder that the audio paths of all manifests start from and stay in; None = each
+            manifest's own folder.
         cache_encoder: encode every utterance once and keep the frozen encoder's outputs on disk.
         cache_dir: where to keep them, to share between runs of one encoder; None = in the run
             folder.
         cache_batch_size: clips encoded at a time for the cache.
         interleave: cut every utterance into written and spoken spans; its manifest needs `words`.
-        root: folder that relative audio paths start from and that none may leave; None = each
-            manifest's own.
     """
 
     train: Paths = dataclasses.field(default_factory=list)
     validation: Paths = dataclasses.field(default_factory=list)
+    root: Path | None = None
     cache_encoder: Flag = False
     cache_dir: Path | None = None
     cache_batch_size: Count = 16
     interleave: InterleaveConfig | None = None
-    root: Path | None = None
 
     def interleaving(self) -> Interleaving | None:
         """What cuts utterances into documents, None where rows stay as they are."""
@@ -269,7 +269,8 @@ class StageConfig:
 
     def active(self) -> dict[str, ObjectiveConfig]:
         """The objectives that have a weight, cross-entropy first (with weight 1 unless listed)."""
-        listed = {CROSS_ENTROPY: ObjectiveConfig(weight=1.0)} | self.objectives
+        plain = ObjectiveConfig(weight=1.0)  # type: ignore[call-arg]
+        listed = {CROSS_ENTROPY: plain} | self.objectives
         return {name: objective for name, objective in listed.items() if objective.weight > 0}
 
     def _check_objectives(self) -> None:
@@ -351,6 +352,8 @@ class RunConfig:
                     )
         if not self.data.train:
             raise ConfigError("data.train is missing: give manifests, e.g. data.train=train.jsonl")
+        if self.data.root is not None and not self.data.root.is_dir():
+            raise ConfigError(f"data.root: no such folder: {str(self.data.root)!r}")
         for path in (*self.data.train, *self.data.validation):
             if not path.is_file():
                 raise ConfigError(

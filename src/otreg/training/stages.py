@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PrinterCallback, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
-from otreg.data import SpeechTextCollator, SpeechTextDataset
+from otreg.data import SpeechTextCollator, SpeechTextDataset, read_manifests
 from otreg.data.encoder_cache import EncoderCache
 from otreg.forwards import Reference
 from otreg.model import set_trainable
@@ -133,12 +133,13 @@ def _datasets(
         raise ConfigError("data.train is missing: give manifests, e.g. data.train=train.jsonl")
 
     def dataset(paths: Sequence[Path], part: str) -> SpeechTextDataset:
-        options = {"interleaving": config.data.interleaving(), "root": config.data.root}
-        found = SpeechTextDataset(list(paths), processor, **options)
+        utterances = read_manifests(paths, root=config.data.root)
+        cut = config.data.interleaving()
+        found = SpeechTextDataset(utterances, processor, interleaving=cut)
         if not config.data.cache_encoder:
             return found
         cache = _cache(config, folder, model, found, part)
-        return SpeechTextDataset(found.utterances, processor, encoder_cache=cache, **options)
+        return SpeechTextDataset(utterances, processor, interleaving=cut, encoder_cache=cache)
 
     if config.data.cache_encoder:
         model.to(device)
