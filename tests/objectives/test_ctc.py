@@ -133,9 +133,7 @@ def test_text_may_be_padded_on_the_left() -> None:
         return moved
 
     ids = left(pair.token_ids)
-    moved = dataclasses.replace(
-        pair, token_ids=ids, text_mask=ids != -100, text=left(pair.text)
-    )
+    moved = dataclasses.replace(pair, token_ids=ids, text_mask=ids != -100, text=left(pair.text))
     torch.testing.assert_close(CTC()(moved).loss, CTC()(pair).loss)
 
 
