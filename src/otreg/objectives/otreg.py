@@ -60,6 +60,9 @@ class OTReg:
         solver's sweeps) and "more_tokens_than_frames" (1 where a transcript has more tokens than
         its speech has frames, so that frames are shared), targets, converged.
 
+        Under torch.compile it is not traced: it runs as it is, between the graphs before and behind
+        it, so a whole step cannot be compiled with fullgraph=True.
+
     Raises:
         ValueError: on options out of range or in conflict, and when the pair lacks what they need.
 
