@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from otreg.data.manifest import Utterance
+from otreg.data.utterance import AudioSpan
 
 FORMAT = 1
 INDEX = "index.json"
@@ -58,7 +58,7 @@ class EncoderCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __contains__(self, utterance: Utterance) -> bool:
+    def __contains__(self, utterance: AudioSpan) -> bool:
         entry = self._entries.get(utterance.id)
         return entry is not None and same_audio(entry, utterance)
 
@@ -66,16 +66,16 @@ class EncoderCache:
         """Leave the open files behind: each worker opens its own."""
         return {**self.__dict__, "_files": {}}
 
-    def check(self, utterances: Iterable[Utterance]) -> None:
+    def check(self, utterances: Iterable[AudioSpan]) -> None:
         """Raise a StaleCacheError unless all utterances are held and their audio is unchanged."""
         for utterance in utterances:
             self._entry(utterance)
 
-    def num_frames(self, utterance: Utterance) -> int:
+    def num_frames(self, utterance: AudioSpan) -> int:
         """Return the number of encoder frames held for an utterance."""
         return int(self._entry(utterance)["num_frames"])
 
-    def get(self, utterance: Utterance) -> tuple[torch.Tensor, float]:
+    def get(self, utterance: AudioSpan) -> tuple[torch.Tensor, float]:
         """Return an utterance's (encoder frames, dim) outputs and its duration in seconds.
 
         Raises:
@@ -94,7 +94,7 @@ class EncoderCache:
                 ) from error
         return self._files[shard].get_tensor(tensor_name(utterance)), float(entry["duration_s"])
 
-    def _entry(self, utterance: Utterance) -> dict[str, Any]:
+    def _entry(self, utterance: AudioSpan) -> dict[str, Any]:
         entry = self._entries.get(utterance.id)
         if entry is None:
             raise StaleCacheError(
@@ -109,12 +109,12 @@ class EncoderCache:
         return entry
 
 
-def tensor_name(utterance: Utterance) -> str:
+def tensor_name(utterance: AudioSpan) -> str:
     """The name of an utterance's tensor in its file."""
     return f"id/{utterance.id}"  # safetensors keeps the bare name "__metadata__" for itself
 
 
-def identify_audio(utterance: Utterance) -> dict[str, Any]:
+def identify_audio(utterance: AudioSpan) -> dict[str, Any]:
     """What the audio of an utterance is known by: content, size, time of modification, segment."""
     assert utterance.audio is not None, "callers pass rows with speech"
     status = utterance.audio.stat()
@@ -131,7 +131,7 @@ def identify_audio(utterance: Utterance) -> dict[str, Any]:
     }
 
 
-def same_audio(entry: dict[str, Any], utterance: Utterance) -> bool:
+def same_audio(entry: dict[str, Any], utterance: AudioSpan) -> bool:
     """Compare size and time of modification, and the content where only the time differs.
 
     A new time of the same content is noted in the entry, so that it is read once.

@@ -17,7 +17,6 @@ import torch
 from filelock import FileLock
 from safetensors.torch import save_file
 
-from otreg.data.collate import pad_stack
 from otreg.data.dataset import SpeechTextDataset
 from otreg.data.encoder_cache import (
     FORMAT,
@@ -28,7 +27,8 @@ from otreg.data.encoder_cache import (
     same_audio,
     tensor_name,
 )
-from otreg.data.manifest import Utterance
+from otreg.data.padding import pad_stack
+from otreg.data.segments import Clip
 from otreg.model.evaluation_mode import evaluating
 
 _SHARD_BYTES = 256 << 20
@@ -120,11 +120,13 @@ def _fill(
     entries = index["entries"]
     missing = [
         position
-        for position, utterance in enumerate(dataset.utterances)
+        for position, utterance in enumerate(dataset.clips())
         if utterance.id not in entries or not same_audio(entries[utterance.id], utterance)
     ]
     if missing:
-        logger.info("encoding %d of %d utterances into %s", len(missing), len(dataset), path)
+        logger.info(
+            "encoding %d of %d utterances into %s", len(missing), len(dataset.clips()), path
+        )
     shard: dict[str, torch.Tensor] = {}
     shard_entries: dict[str, dict[str, Any]] = {}
     shard_bytes = 0
@@ -145,21 +147,22 @@ def _fill(
 
 def _encode(
     model: Any, dataset: SpeechTextDataset, positions: Sequence[int], batch_size: int
-) -> Iterator[tuple[Utterance, torch.Tensor, float]]:
+) -> Iterator[tuple[Clip, torch.Tensor, float]]:
     """Yield (utterance, states on the CPU, duration) for the given positions."""
     device = next(model.audio_tower.parameters()).device
+    clips = dataset.clips()
     with evaluating(model):
         for first in range(0, len(positions), batch_size):
             chosen = positions[first : first + batch_size]
-            examples = [dataset[position] for position in chosen]
-            features, mask = pad_stack([example["input_features"] for example in examples])
+            loaded = [dataset.load_clip(clips[position]) for position in chosen]
+            features, mask = pad_stack([clip_features for clip_features, _ in loaded])
             with torch.no_grad():
                 output = model.encode(features.to(device), mask.to(device))
             states, states_mask = output.encoder_hidden_states.cpu(), output.encoder_mask.cpu()
-            for position, example, row, row_mask in zip(
-                chosen, examples, states, states_mask, strict=True
+            for position, (_, duration_s), row, row_mask in zip(
+                chosen, loaded, states, states_mask, strict=True
             ):
-                yield dataset.utterances[position], row[row_mask].clone(), example["duration_s"]
+                yield clips[position], row[row_mask].clone(), duration_s
 
 
 def _write_shard(
