@@ -333,8 +333,8 @@ def test_the_recipes_are_valid_and_otreg_can_be_switched_off(name: str) -> None:
     path = Path(__file__).parents[1] / "configs" / f"{name}.yaml"
     with_otreg = load_config(path)
     base = load_config(path, ["stages.1.objectives.otreg.weight=0"])
-    assert "otreg" in with_otreg.stages[1].auxiliary()
-    assert "otreg" not in base.stages[1].auxiliary()
+    assert "otreg" in with_otreg.stages[1].active()
+    assert "otreg" not in base.stages[1].active()
 
 
 @pytest.mark.parametrize("name", ["paper", "digits"])

@@ -19,6 +19,7 @@ ALLOWED = {
     "objectives": {"shapes", "names", "transport", "pair"},
     "data": {"shapes", "names", "transport", "pair"},
     "model": {"shapes", "names", "transport", "pair", "data"},
+    "forwards": {"shapes", "names", "transport", "pair", "objectives", "data", "model"},
     "prepare": {"names", "data", "model"},
     "synthetic": {"names", "data", "model"},
     "evaluation": {
@@ -38,6 +39,7 @@ ALLOWED = {
         "transport",
         "pair",
         "objectives",
+        "forwards",
         "data",
         "model",
         "prepare",
