@@ -79,7 +79,9 @@ def test_the_other_side_may_differ_in_place_measure_corpus_or_arm():
     assert verdict(records, **of, minus={"at": {"prompt": "seen"}})["figure"] == -1
     row = verdict(records, **of, over={"measure": "chance", "at": {"prompt": None}})
     assert row["figure"] == 2
-    row = verdict(records, **of, minus={"arm": "base", "corpus": "shuffled", "at": {"prompt": None}})
+    row = verdict(
+        records, **of, minus={"arm": "base", "corpus": "shuffled", "at": {"prompt": None}}
+    )
     assert row["figure"] == 3
     assert row["arms"] == ["new", "base"]
     assert row["compared"] == "m of new on test at prompt unseen minus m of base on shuffled"
@@ -173,7 +175,9 @@ def test_every_comparison(bound, figure, low, high, held):
     assert Bound.parse(bound).holds(figure, low, high) is held
 
 
-@pytest.mark.parametrize("bound", ["0.1", "=> 1", "within 1", "within [2, 1]", ">= 1/0", "> x", None])
+@pytest.mark.parametrize(
+    "bound", ["0.1", "=> 1", "within 1", "within [2, 1]", ">= 1/0", "> x", None]
+)
 def test_a_bound_that_cannot_be_read_is_refused(bound):
     with pytest.raises(ValueError, match="expected a bound such as"):
         Bound.parse(bound)

@@ -80,7 +80,8 @@ class Bound:
     def margin(self, figure: float, low: float | None, high: float | None) -> float:
         """How far inside the bound, negative = outside."""
         if self.needs_interval:
-            assert low is not None and high is not None
+            assert low is not None
+            assert high is not None
         else:
             low = high = figure
         first, last = self.values[0], self.values[-1]
@@ -195,7 +196,9 @@ def _parse(spec: Any) -> GateSpec:
     for key in spec:
         if key not in known:
             raise ValueError(f"unknown key {key!r}; {nearest(str(key), known)}")
-    missing = [key for key in ("name", "kind", "measure", "corpus", "of", "bound") if key not in spec]
+    missing = [
+        key for key in ("name", "kind", "measure", "corpus", "of", "bound") if key not in spec
+    ]
     if isinstance(spec.get("of"), Mapping):
         missing = [key for key in missing if key not in spec["of"]]
     if missing:
