@@ -48,9 +48,7 @@ def word_time_samples(
         ValueError: sequences of different lengths, or a frame that is not positive.
     """
     _check(references, hypotheses, frame_s)
-    names = ("start_error_mean_s", "start_within_50ms", "start_within_100ms")
-    names += ("start_frame_f1", "intersection_duration_ratio")
-    found: dict[str, Sample] = {name: ([], []) for name in names}
+    found: dict[str, Sample] = {}
     for reference, hypothesis in zip(references, hypotheses, strict=True):
         pairs = _matched(reference, hypothesis, language)
         errors = [abs(there.start_s - here.start_s) for here, there in pairs]
@@ -68,8 +66,9 @@ def word_time_samples(
                 sum(word.end_s - word.start_s for word in reference),
             ),
         ):
-            found[name][0].append(float(above))
-            found[name][1].append(float(below))
+            numerators, denominators = found.setdefault(name, ([], []))
+            numerators.append(float(above))
+            denominators.append(float(below))
     return found
 
 
