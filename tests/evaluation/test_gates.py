@@ -297,11 +297,11 @@ def test_the_draws_do_not_depend_on_the_block_size(monkeypatch):
 
 SYSTEMS = """
 # AI-STA
-- {name: retrieval, kind: gate, measure: retrieval_mrr, corpus: held-out, at: {layer: [0, 1]},
+- {name: retrieval, kind: gate, measure: retrieval_pooled_mrr, corpus: held-out, at: {layer: [0, 1]},
    of: chosen, minus: base, bound: ">= 0.1"}
-- {name: above random sets, kind: gate, measure: retrieval_mrr, corpus: held-out,
+- {name: above random sets, kind: gate, measure: retrieval_pooled_mrr, corpus: held-out,
    at: {layer: [0, 1]}, of: chosen, minus: {arm: [random-1, random-2]}, bound: "> 0"}
-- {name: shuffled transcript, kind: control, measure: retrieval_mrr, corpus: held-out,
+- {name: shuffled transcript, kind: control, measure: retrieval_pooled_mrr, corpus: held-out,
    at: {layer: [0, 1]}, of: shuffled, minus: base, bound: "< 0.1"}
 # SALAD
 - {name: misalignment, kind: gate, measure: misalignment, corpus: held-out, of: alpha-1,
@@ -359,7 +359,7 @@ def test_the_language_holds_the_gates_of_all_systems():
     specs = yaml.safe_load(SYSTEMS)
     parsed = parse_specs(specs)
     assert len(parsed) == len(specs)
-    assert gate_measures(specs)[:3] == ["retrieval_mrr", "misalignment", "forgetting"]
+    assert gate_measures(specs)[:3] == ["retrieval_pooled_mrr", "misalignment", "forgetting"]
     assert "majority_rate" in gate_measures(specs)
     assert "== 0" in SYSTEMS
     for row in judge({"rows": []}, specs):

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from otreg.evaluation import layer_gap, modality_gap, retrieval
+from otreg.evaluation import layer_gap, measures, modality_gap
 from otreg.evaluation.layer_gap import LayerGap, measure_layers
+from otreg.evaluation.measures import retrieval_chance
 from otreg.evaluation.modality_gap import ModalityGap
-from otreg.evaluation.retrieval import chance, reciprocal_ranks
+from otreg.evaluation.retrieval import reciprocal_ranks
 
 
 def states(seed, *shape):
@@ -42,7 +43,7 @@ def test_equal_transcripts_are_one_candidate():
 
 
 def test_random_vectors_rank_at_chance():
-    top1, mrr = chance(30)
+    top1, mrr = retrieval_chance(30)
     ranks = torch.cat(
         [reciprocal_ranks(states(seed, 30, 64), states(seed + 999, 30, 64)) for seed in range(60)]
     )
@@ -159,7 +160,7 @@ def test_what_cannot_be_measured_is_refused():
 
 
 def test_the_examples_in_docstrings_hold():
-    for module in (layer_gap, modality_gap, retrieval):
+    for module in (layer_gap, modality_gap, measures):
         result = doctest.testmod(module)
         assert result.attempted > 0
         assert result.failed == 0

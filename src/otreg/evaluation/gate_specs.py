@@ -2,7 +2,7 @@
 
     - name: retrieval at the chosen layers
       kind: gate                       # or control
-      measure: retrieval_mrr           # in samples, or a value of gap, gap_by_layer or rows
+      measure: retrieval_pooled_mrr    # in samples, or a value of gap, gap_by_layer or rows
       corpus: held-out                 # a list: the mean over them
       at: {layer: [0, 1]}              # a list: the mean over them
       of: chosen                       # an arm; a list: the mean over them

@@ -206,3 +206,16 @@ WORD_TIME_MEASURES: dict[str, Measure] = {
 
 MEASURES: dict[str, Measure] = GAP_MEASURES | DIVERGENCE_MEASURES | WORD_TIME_MEASURES
 """All of them, by name."""
+
+
+def retrieval_chance(num_candidates: int) -> tuple[float, float]:
+    """Top 1 and MRR of a random order of n candidates: 1/n and (1 + 1/2 + … + 1/n) / n.
+
+    Example:
+        >>> top1, mrr = retrieval_chance(180)
+        >>> round(top1, 4), round(mrr, 3)
+        (0.0056, 0.032)
+    """
+    return 1 / num_candidates, sum(
+        1 / rank for rank in range(1, num_candidates + 1)
+    ) / num_candidates

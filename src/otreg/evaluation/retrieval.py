@@ -74,16 +74,3 @@ def candidates(keys: Sequence[Hashable]) -> tuple[list[int], Tensor]:
         first.setdefault(key, position)
     number = {key: index for index, key in enumerate(first)}
     return list(first.values()), torch.tensor([number[key] for key in keys])
-
-
-def chance(num_candidates: int) -> tuple[float, float]:
-    """Top 1 and MRR of a random order of n candidates: 1/n and (1 + 1/2 + … + 1/n) / n.
-
-    Example:
-        >>> top1, mrr = chance(180)
-        >>> round(top1, 4), round(mrr, 3)
-        (0.0056, 0.032)
-    """
-    return 1 / num_candidates, sum(
-        1 / rank for rank in range(1, num_candidates + 1)
-    ) / num_candidates
