@@ -47,7 +47,7 @@ def test_defaults_are_left_out_and_options_are_checked():
     assert command_line("evaluate", params) == "otreg evaluate r --data a.jsonl"
     with pytest.raises(ValueError, match="no option 'batchsize'; did you mean 'batch_size'"):
         command_line("evaluate", {"batchsize": 3})
-    with pytest.raises(ValueError, match="no command 'evalute'.*did you mean 'evaluate'"):
+    with pytest.raises(ValueError, match=r"no command 'evalute'.*did you mean 'evaluate'"):
         command_line("evalute", {})
 
 

@@ -38,7 +38,16 @@ def demo_results():
 def test_the_arms_and_every_heading_stand_whole(terminal):
     lines = terminal(print_arms, demo_results())
     words = " ".join(lines).split()
-    headings = ("domain", "ratio", "coverage", "nearest", "token", "centroid", "distance", "collapse")
+    headings = (
+        "domain",
+        "ratio",
+        "coverage",
+        "nearest",
+        "token",
+        "centroid",
+        "distance",
+        "collapse",
+    )
     assert set(headings) <= set(words)
     assert all(any(line.startswith(f"{arm} ") for line in lines) for arm in ARMS)
     assert "Macro WER in %, mean of 2 seeds" in "\n".join(lines)
@@ -53,9 +62,10 @@ def test_long_names_fold_and_numbers_stay_whole(terminal):
     assert joined.count("34.0–48.0") == 2 * 2  # one row an arm, language and seed: base at noise
     assert "1234 345 210" in joined
     assert "runaway" in "".join(line[-5:].strip() for line in lines[:6]).replace(" ", "")
-    one = make_results(arms=("an-arm-named-after-all-of-its-options", "base"), wer={
-        "an-arm-named-after-all-of-its-options": WER["otreg"], "base": WER["base"]
-    })
+    one = make_results(
+        arms=("an-arm-named-after-all-of-its-options", "base"),
+        wer={"an-arm-named-after-all-of-its-options": WER["otreg"], "base": WER["base"]},
+    )
     start = "".join(line.split()[0] for line in terminal(print_arms, one) if line.strip())
     assert "an-arm-named-after-all-of-its-options" in start
 
@@ -65,7 +75,8 @@ def test_gates_show_figure_interval_bound_and_verdict(terminal):
     row |= dict(name="retrieval", low=0.05, high=0.2, resampled="utterances")
     rows = [
         row,
-        row | dict(name="a name of many words that folds", kind="control", held=False, reason="So."),
+        row
+        | dict(name="a name of many words that folds", kind="control", held=False, reason="So."),
         row | dict(name="c", comparison="interval within", bound=[-0.05, 0.05], low=None),
         dict(name="d", kind="gate", comparison="contains", bound=1 / 6, held=None, missing="No b."),
     ]

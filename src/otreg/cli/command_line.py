@@ -41,7 +41,9 @@ def command_line(name: str, options: Mapping[str, Any]) -> str:
     parameters = {parameter.name: parameter for parameter in command.params}
     for option in options:
         if option not in parameters:
-            raise ValueError(f"otreg {name} has no option {option!r}; {nearest(option, parameters)}")
+            raise ValueError(
+                f"otreg {name} has no option {option!r}; {nearest(option, parameters)}"
+            )
     positional: list[str] = []
     named: list[str] = []
     for option, parameter in parameters.items():
