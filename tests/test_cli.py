@@ -131,6 +131,9 @@ def test_evaluate_writes_rows_gap_and_the_runs_facts(evaluated: Path) -> None:
     assert all(gap <= record.keys() for record in results["gap"])
     assert results["config"]["stages"][0]["objectives"]["otreg"]["weight"] == 0.3
     assert results["versions"]["torch"]
+    options = ["--in-domain heard", "--max-new-tokens 5", "--data unheard="]
+    assert all(option in results["command"] for option in options)
+    assert [sample["measure"] for sample in results["samples"]] == ["wer", "wer"]
     assert [(c["stage"], c["step"], "otreg" in c) for c in results["curves"]] == [
         ("align", 1, True),
         ("align", 2, True),
