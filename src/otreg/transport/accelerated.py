@@ -164,29 +164,29 @@ class _Group:
 
     def update_rows(self) -> None:
         """f <- tau_a T'(g), as u, and K'u."""
-        self.v = self.log_v.exp().mul_(self.real_b)
-        row_sum = torch.bmm(self.v.unsqueeze(1), self.transposed).squeeze(1)
-        row_sum.clamp_(min=self.tiny)
+        self.v = self.log_v.exp() * self.real_b
+        row_sum = torch.bmm(self.v.unsqueeze(1), self.transposed).squeeze(1).clamp(min=self.tiny)
         if self.tau_a == 1:
             self.u = self.a / row_sum
         else:
-            self.u = (self.base_a - self.tau_a * row_sum.log()).clamp(-_CLAMP, _CLAMP).exp()
-            self.u.mul_(self.real_a)
+            log_u = (self.base_a - self.tau_a * row_sum.log()).clamp(-_CLAMP, _CLAMP)
+            self.u = log_u.exp() * self.real_a
         self.column_sum = torch.bmm(self.u.unsqueeze(1), self.kernel).squeeze(1)
 
     def sweep(self, alpha: Tensor, beta: Tensor) -> None:
         """g <- g + alpha (tau_b T(f) - g) + beta change, then the rows."""
         self.change = (alpha * self.column_step()).addcmul_(beta, self.change)
-        self.log_v = (self.log_v + self.change).clamp_(-_CLAMP, _CLAMP)
+        self.log_v = (self.log_v + self.change).clamp(-_CLAMP, _CLAMP)
         self.update_rows()
 
     def column_step(self) -> Tensor:
         """tau_b T(f) - g."""
-        log_sum = self.column_sum.clamp(min=self.tiny).log_()
+        log_sum = self.column_sum.clamp(min=self.tiny).log()
         if self.tau_b != 1:
-            log_sum.mul_(self.tau_b)
+            log_sum = self.tau_b * log_sum
         return self.base_b - log_sum - self.log_v
 
+    @torch.no_grad()
     def error(self) -> Tensor:
         """(k,) L1 distance of the columns from b, or from their next update if they are relaxed."""
         columns = self.v * self.column_sum
@@ -197,6 +197,7 @@ class _Group:
     def log_u(self) -> Tensor:
         return torch.where(self.a > 0, self.u.clamp(min=self.tiny).log(), 0.0)
 
+    @torch.no_grad()
     def drift(self) -> Tensor:
         """(k,) how far u and v have run."""
         log_v = torch.where(self.b > 0, self.log_v, 0.0)
