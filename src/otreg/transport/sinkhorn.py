@@ -15,13 +15,13 @@ from otreg.transport.compiled import is_available as compiled_is_available
 from otreg.transport.compiled import solve_compiled
 from otreg.transport.implicit import ImplicitPlan, ValueOfCost
 from otreg.transport.newton import solve_newton
-from otreg.transport.problem import Problem, Solution
+from otreg.transport.problem import LEAST, Problem, Solution, tau
 from otreg.transport.reference import solve_reference
 from otreg.transport.triton_kernel import is_available as triton_is_available
 from otreg.transport.triton_kernel import solve_triton
 from otreg.transport.unconverged import explain
 
-__all__ = ["METHODS", "TransportResult", "check_options", "sinkhorn", "tau"]
+__all__ = ["METHODS", "TransportResult", "check_options", "sinkhorn"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +36,6 @@ _SOLVERS = {
 # columns and had at least so many sweeps.
 _RESCUE_COLUMNS, _RESCUE_STEPS, _RESCUE_AFTER = 512, 60, 100
 _FAR = 0.01  # marginal error above which Newton had better start from nothing
-# Plan entries below this share of the mass are 0: they weigh nothing, and their products with small
-# numbers leave the range of normal ones, where arithmetic is a hundred times slower.
-LEAST = {torch.float32: 1e-30, torch.float64: 1e-250}
 
 
 @dataclass(frozen=True)
@@ -279,8 +276,3 @@ def _kl(p: Tensor, q: Tensor) -> Tensor:
     positive = (p > 0) & (q > 0)
     log_ratio = (torch.where(positive, p, 1.0) / torch.where(positive, q, 1.0)).log()
     return (p * log_ratio - p + q).sum(1)
-
-
-def tau(rho: float | None, epsilon: float) -> float:
-    """rho / (rho + epsilon), the share of an update that a relaxed side takes; 1 where balanced."""
-    return 1.0 if rho is None else rho / (rho + epsilon)
