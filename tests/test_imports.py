@@ -19,7 +19,7 @@ ALLOWED = {
     "objectives": {"shapes", "names", "transport", "pair"},
     "data": {"shapes", "names", "transport", "pair"},
     "model": {"shapes", "names", "transport", "pair", "data"},
-    "prepare": {"names", "data", "model"},
+    "prepare": {"names", "versions", "data", "model", "pair", "objectives"},
     "synthetic": {"names", "data", "model"},
     "evaluation": {
         "shapes",
