@@ -115,6 +115,30 @@ def test_a_transcript_that_cannot_fit_is_reported(caplog: pytest.LogCaptureFixtu
     assert bool(torch.isfinite(pair.speech.grad).all())
 
 
+def test_repeats_in_padding_are_not_counted() -> None:
+    pair = make_pair(((2, 2), (6, 6)))
+    pair.token_ids[0] = torch.tensor([1, 2, 2, 2, 2, 2])  # the mask ends it after "1 2", which fits
+    out = CTC()(pair)
+    assert out.terms["infeasible"].tolist()[0] == 0
+    assert float(out.loss[0].detach()) > 0
+
+
+def test_text_may_be_padded_on_the_left() -> None:
+    pair = make_pair()
+
+    def left(x: Tensor) -> Tensor:
+        moved = torch.full_like(x, -100)
+        for row, source, mask in zip(moved, x, pair.text_mask, strict=True):
+            row[len(row) - int(mask.sum()) :] = source[mask]
+        return moved
+
+    ids = left(pair.token_ids)
+    moved = dataclasses.replace(
+        pair, token_ids=ids, text_mask=ids != -100, text=left(pair.text)
+    )
+    torch.testing.assert_close(CTC()(moved).loss, CTC()(pair).loss)
+
+
 def test_the_warning_about_transcripts_that_cannot_fit_comes_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

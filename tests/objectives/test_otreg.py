@@ -125,6 +125,27 @@ def test_loss_and_plan_match_a_float64_loop(case: str) -> None:
         assert bool((out.plan[k, :, m:] == 0).all())
 
 
+@pytest.mark.parametrize("temperature", [0.005, 1e-4])
+def test_the_smallest_temperatures_do_not_overflow(temperature: float) -> None:
+    exact = make_pair()
+    single = make_pair(dtype=torch.float32)
+    single = dataclasses.replace(
+        single,
+        **{
+            name: getattr(exact, name).detach().float()
+            for name in ("speech", "text", "pad_embedding", "embedding_table")
+        },
+        **{name: getattr(exact, name) for name in ("speech_mask", "text_mask", "token_ids")},
+    )
+    options = OTReg(epsilon=0.05, temperature=temperature, **TIGHT)
+    out = options(dataclasses.replace(single, speech=single.speech.requires_grad_()))
+    out.loss.sum().backward()
+    assert bool(torch.isfinite(single.speech.grad).all())
+    for k in range(3):
+        loss, _ = loop_loss(exact, k, options)
+        assert float(out.loss[k].detach()) == pytest.approx(loss, rel=1e-3)
+
+
 def test_every_option_is_reached_by_a_case() -> None:
     reached = {
         field.name

@@ -105,10 +105,10 @@ class SpeechLMPreTrainedModel(PreTrainedModel):
         """Turn audio, or cached encoder states, into speech embeddings.
 
         Args:
-            input_features: (batch, frames, mels) or (batch, samples); padding may hold anything.
+            input_features: (clips, frames, mels) or (clips, samples); padding may hold anything.
             input_features_mask: bool; None = all real.
-            encoder_hidden_states: (batch, encoder frames, encoder_dim) from `encode`, instead.
-            encoder_mask: (batch, encoder frames) bool; None = all real.
+            encoder_hidden_states: (clips, encoder frames, encoder_dim) from `encode`, instead.
+            encoder_mask: (clips, encoder frames) bool; None = all real.
 
         Returns:
             See `SpeechFeatures`.
