@@ -31,7 +31,9 @@ def test_an_item_holds_the_utterance_and_its_features(corpus, processor):
         "speaker": None,
     }
     assert item["duration_s"] == 0.5
-    np.testing.assert_array_equal(item["input_features"], processor.features(load_audio(corpus[3])))
+    np.testing.assert_array_equal(
+        item["input_features"][0], processor.features(load_audio(corpus[3]))
+    )
 
 
 def test_manifests_and_utterances_make_the_same_dataset(tmp_path, corpus, processor):

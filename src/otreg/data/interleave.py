@@ -89,7 +89,7 @@ def _pieces(utterance: Utterance) -> list[str]:
     at = 0
     for word in utterance.words:
         found = text.find(word.word, at)
-        if found < 0 or text[at:found].strip():
+        if found < 0 or any(character.isalnum() for character in text[at:found]):
             raise ValueError(
                 f"{utterance.name}: its words are not the words of its text: after "
                 f"{text[:at]!r} expected {word.word!r}, found {text[at:].split()[:1]}; make the "
