@@ -41,18 +41,19 @@ def test_the_cache_is_the_one_that_training_builds(place: Path, tmp_path: Path, 
     assert main([*command, "--model", str(place / source), "--quiet"]) == 0
     model = SpeechLMForConditionalGeneration.from_pretrained(place / "run" / "model")
     processor = SpeechLMProcessor.from_pretrained(place / "run" / "model")
-    shards = sorted(path.name for path in cache.glob("states-*"))
+    states = sorted(str(path) for path in cache.rglob("*.safetensors"))
+    assert states
     dataset = SpeechTextDataset([manifest], processor)
     built = build_encoder_cache(model, dataset, cache)
-    assert sorted(path.name for path in cache.glob("states-*")) == shards  # nothing made anew
-    example = dataset[1]
+    assert sorted(str(path) for path in cache.rglob("*.safetensors")) == states  # nothing anew
+    features = torch.from_numpy(dataset[1]["input_features"][0])[None]
     with torch.no_grad():
-        features = torch.from_numpy(example["input_features"])[None]
-        states = model.eval().encode(features, torch.ones(features.shape[:2], dtype=torch.bool))
-    held, _ = built.get(dataset.utterances[1])
-    assert torch.allclose(held, states.encoder_hidden_states[0], atol=1e-5)
+        mask = torch.ones(features.shape[:2], dtype=torch.bool)
+        encoded = model.eval().encode(features, mask).encoder_hidden_states[0]
+    held, _ = built.get(dataset.clips()[1])
+    assert torch.allclose(held, encoded, atol=1e-5)
     made = json.loads((tmp_path / "cache.provenance.json").read_text())
-    assert made["counts"] == {"rows": 4, "held": 4}
+    assert made["counts"] == {"rows": 4, "clips": 4, "held": 4}
     assert made["settings"]["encoder"] == encoder_fingerprint(model, processor)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from otreg.data.file_digests import FileDigests
 from otreg.data.manifest import Utterance
+
+_DIGESTS = FileDigests()
 
 
 def content_digest(row: Utterance) -> str:
@@ -26,13 +27,12 @@ def content_digest(row: Utterance) -> str:
 
 
 def file_digest(path: str | Path) -> str:
-    """Hash a file's content; it is read again only where its size or time has changed.
+    """Hash a file's content; a process reads it again only where it may have changed.
 
     Returns:
         A SHA-256 in hexadecimal.
     """
-    status = os.stat(path)
-    return _file_digest(str(path), status.st_size, status.st_mtime_ns)
+    return _DIGESTS.of(path)
 
 
 def model_identity(source: str | Path, config: Any = None) -> dict[str, Any]:
@@ -49,15 +49,6 @@ def model_identity(source: str | Path, config: Any = None) -> dict[str, Any]:
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         digest.update(f"{path.name} {file_digest(path)}\n".encode())
     return {"source": str(source), "sha256": digest.hexdigest()}
-
-
-@functools.lru_cache(maxsize=1 << 20)
-def _file_digest(path: str, size: int, modified_ns: int) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _digest_of_path(value: Any) -> Any:

@@ -120,7 +120,8 @@ def prepare_encoder_states(
 ) -> dict[str, Any]:
     """Fill an encoder cache, for `data.cache_dir`.
 
-    What the cache holds of the same encoder and audio is kept, so a build that was killed goes on.
+    What the cache holds of the same encoder and audio is kept, so a build that was killed goes on
+    from its last complete file.
 
     Args:
         inputs: manifests.
@@ -141,12 +142,12 @@ def prepare_encoder_states(
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; name a folder for the cache")
-    rows = [row for row in read_manifests(inputs, root=root) if row.audio is not None]
+    rows = read_manifests(inputs, root=root)
     model, processor = load_encoder(source)
     if device is not None:
         model.to(torch.device(device))
     dataset = SpeechTextDataset(rows, processor)
-    cache = build_encoder_cache(model, dataset, out, batch_size=batch_size)
+    cache = build_encoder_cache(model, dataset, out, batch_size=batch_size, progress=not quiet)
     settings = {"encoder": encoder_fingerprint(model, processor), "source": str(source)}
     write_provenance(
         out,
@@ -154,6 +155,6 @@ def prepare_encoder_states(
         settings,
         inputs,
         command=command,
-        counts={"rows": len(rows), "held": len(cache)},
+        counts={"rows": len(rows), "clips": len(dataset.clips()), "held": len(cache)},
     )
     return read_provenance(out)

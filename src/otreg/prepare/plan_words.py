@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,9 @@ def plan_of(model: Any, processor: Any, rows: Sequence[Utterance]) -> list[Token
     Raises:
         AudioError: audio that cannot be used.
     """
-    dataset = SpeechTextDataset(list(rows), processor)
+    # Of a conversation, its own audio and transcript alone.
+    plain = [replace(row, messages=None, words=None) for row in rows]
+    dataset = SpeechTextDataset(plain, processor)
     examples = [dataset[position] for position in range(len(rows))]
     batch = SpeechTextCollator(processor)(examples)
     batch = {name: value.to(model.device) for name, value in batch.items()}
