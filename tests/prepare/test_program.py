@@ -212,3 +212,13 @@ def test_a_model_folder_is_known_by_its_content(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{ }")
     assert model_identity(tmp_path)["sha256"] != first["sha256"]
     assert model_identity("someone/model") == {"source": "someone/model", "commit": None}
+
+
+def test_the_pages_program_of_ones_own_runs(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "prepare.md").read_text(encoding="utf-8")
+    snippet = next(part for part in page.split("```") if "def " not in part and "tempo" in part)
+    monkeypatch.chdir(plain.parent)
+    plain.rename(plain.parent / "train.jsonl")
+    exec(snippet.removeprefix("python"), {})
+    rows = read_manifest("out.jsonl")
+    assert [row.attributes["tempo"] for row in rows] == [len(row.text) for row in rows]

@@ -11,10 +11,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import planted
 import pytest
 
 from otreg.cli import main
+from otreg.data.interleave import Interleaving
 from otreg.data.manifest import Utterance, Word, read_manifest, write_manifest
 from otreg.prepare.ctc_words import CtcWords
 from otreg.prepare.word_errors import compare_sources, start_errors
@@ -44,6 +46,18 @@ def test_words_are_added_and_all_else_is_kept(corpus, source, tmp_path: Path) ->
     found = read_manifest(out)
     assert [replace(row, words=None) for row in found] == rows
     assert [row.words for row in found] == [row.words for row in read_manifest(exact)]
+
+
+def test_the_words_are_those_that_interleaving_cuts_at(source, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    planted.speak(tmp_path / "a.wav", "see a zoo cab book", rng)
+    text = "« See - a zoo, cab , book! »"
+    write_manifest(tmp_path / "in.jsonl", [Utterance("u", tmp_path / "a.wav", text, "en")])
+    prepare_words([tmp_path / "in.jsonl"], tmp_path / "out.jsonl", source, quiet=True)
+    (found,) = read_manifest(tmp_path / "out.jsonl")
+    document = Interleaving((1, 2), (1, 2))(found)
+    assert "".join(segment.text for segment in document.segments) == text
+    assert len(document.clips) > 0
 
 
 def test_exact_words_are_kept_unless_they_are_to_be_replaced(corpus, source, tmp_path) -> None:
