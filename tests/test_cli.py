@@ -19,7 +19,7 @@ from tiny_run import run_config, save_corpus, save_towers, stage
 
 from otreg.cli import main
 
-COMMANDS = ("demo", "miniature", "train", "evaluate", "transcribe", "align", "report")
+COMMANDS = ("demo", "miniature", "prepare", "train", "evaluate", "transcribe", "align", "report")
 OTREG = Path(sys.executable).with_name("otreg")
 
 

@@ -20,9 +20,10 @@ ALLOWED = {
     "data": {"shapes", "names", "transport", "pair"},
     "model": {"shapes", "names", "transport", "pair", "data"},
     "forwards": {"shapes", "names", "transport", "pair", "objectives", "data", "model"},
-    "prepare": {"names", "data", "model"},
+    "prepare": {"names", "versions", "data", "model", "pair", "objectives"},
     "synthetic": {"names", "data", "model"},
     "evaluation": {
+        "forwards",
         "shapes",
         "names",
         "versions",
