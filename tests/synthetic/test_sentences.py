@@ -65,8 +65,8 @@ def test_asking_for_more_sentences_than_there_are_is_refused(monkeypatch):
 
 
 def test_no_evaluation_sentence_is_in_anything_trained_on(tmp_path, monkeypatch):
-    from otreg.synthetic import demo_corpora
     from otreg.data.manifest import Utterance
+    from otreg.synthetic import demo_corpora
 
     written: dict[str, list[Utterance]] = {}
     monkeypatch.setattr(demo_corpora, "_synthesize", lambda corpora: None)
