@@ -153,6 +153,17 @@ def test_retrieval_ranks_among_the_first_utterances_alone():
     assert few["num_utterances"] == 5
 
 
+def test_padding_never_lifts_a_token_in_late_retrieval():
+    # The first utterance's one real frame has negative cosines with both transcripts, less so with
+    # its own. A padded frame has cosine 0: counted, it would make them equal, and a tie fails.
+    table = torch.eye(3)
+    ids = torch.tensor([[0], [1]])
+    speech = torch.tensor([[[-1.0, -2.0, 0.0], [0.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]] * 2])
+    values = measure(speech, ids, table, lengths=[1, 2])
+    assert values["retrieval_late_top1"] == 1.0
+    assert values["retrieval_late_mrr"] == 1.0
+
+
 @pytest.mark.parametrize("junk", [0.0, 1e6, math.inf, math.nan])
 def test_padding_changes_nothing(junk):
     generator = torch.Generator().manual_seed(1)
