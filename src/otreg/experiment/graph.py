@@ -66,8 +66,9 @@ class Kind:
     Attributes:
         name: such as "towers"; also the folder under which such steps write.
         function: does the work; returns paths by the names of the parts. Pickled by its name.
-        rooms: folders of the package whose source decides the result.
+        source: folders and files of the package whose source decides the result.
         in_worker: whether a worker process runs it; the others use processes of their own.
+        makes_manifests: whether the `.jsonl` files that it makes are manifests.
         by_content: whether what it makes is known by its content; otherwise by the step's key.
         is_shared_folder: whether all steps of this kind and label write into one folder, and the
             function itself keeps what still fits.
@@ -75,8 +76,9 @@ class Kind:
 
     name: str
     function: Callable[[Call], Mapping[str, Path]]
-    rooms: tuple[str, ...]
+    source: tuple[str, ...]
     in_worker: bool = True
+    makes_manifests: bool = False
     by_content: bool = True
     is_shared_folder: bool = False
 

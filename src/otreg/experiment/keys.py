@@ -21,7 +21,7 @@ from otreg.versions import versions
 __all__ = ["Digests", "digest", "libraries", "source_digest"]
 
 PACKAGE = Path(__file__).parents[1]
-_LEAVES = ("names.py", "pair.py", "shapes.py", "versions.py")
+_SHARED = ("names.py", "pair.py", "shapes.py", "versions.py")
 _MORE_LIBRARIES = ("safetensors", "soxr", "espeakng-loader")
 _SHOWN = 16  # hexadecimal digits, 64 bits: enough for the steps of one folder
 
@@ -49,20 +49,21 @@ def libraries() -> dict[str, str]:
 
 
 @cache
-def source_digest(rooms: tuple[str, ...], package: Path = PACKAGE) -> str:
-    """A digest of otreg's own source in some folders of the package, and of its shared small files.
+def source_digest(parts: tuple[str, ...], package: Path = PACKAGE) -> str:
+    """A digest of parts of otreg's own source, and of the small files that all parts share.
 
     Args:
-        rooms: names of folders, such as ("data", "model").
+        parts: folders and files of the package, such as ("data", "experiment/steps.py").
         package: the package's folder.
     """
-    files = [package / name for name in _LEAVES]
-    for room in rooms:
-        files += (path for path in (package / room).rglob("*") if path.is_file())
+    files = []
+    for part in (*_SHARED, *parts):
+        path = package / part
+        files += [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
     total = hashlib.sha256()
-    for path in sorted(path for path in files if path.suffix != ".pyc"):
+    for path in sorted({file for file in files if file.suffix != ".pyc" and file.is_file()}):
         name = path.relative_to(package).as_posix()
-        total.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+        total.update(f"{name} {_read(path)}\n".encode())
     return total.hexdigest()[:_SHOWN]
 
 
@@ -117,10 +118,8 @@ class Digests:
         return digest([[file.relative_to(path).as_posix(), self.file(file)] for file in files])
 
     def of(self, path: Path) -> str:
-        """The digest of a folder, of a manifest (`.jsonl`) with its audio, or of another file."""
-        if path.is_dir():
-            return self.folder(path)
-        return self.manifest(path) if path.suffix == ".jsonl" else self.file(path)
+        """The digest of a file or a folder, as bytes."""
+        return self.folder(path) if path.is_dir() else self.file(path)
 
     def save(self) -> None:
         """Keep the digests for later calls; what has gone is forgotten."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -23,7 +24,7 @@ from otreg.experiment.workers import worker_pool
 __all__ = ["Parts", "Schedule"]
 
 MARK = "made.json"
-_ENVIRONMENT = "environment.json"
+_ENVIRONMENT = "environment"
 Parts = dict[str, Artifact]
 
 
@@ -33,10 +34,13 @@ class Schedule:
     Args:
         root: the folder.
         num_processes: steps that run side by side, in a process of one thread each.
-        done: told of each finished step, by its title.
+        done: told of each finished step: its title, how long it took, and whether an earlier call
+            finished it.
     """
 
-    def __init__(self, root: Path, num_processes: int, done: Callable[[str], None]) -> None:
+    def __init__(
+        self, root: Path, num_processes: int, done: Callable[[str, float, bool], None]
+    ) -> None:
         self.root = root
         self.num_processes = num_processes
         self.done = done
@@ -65,6 +69,9 @@ class Schedule:
             self.digests.save()
 
 
+_Done = tuple[Mapping[str, Path], float]  # what a step made, and its seconds
+
+
 class _Run:
     """One pass over a graph."""
 
@@ -74,8 +81,7 @@ class _Run:
         self.pool = pool
         self.made: dict[str, Parts] = {}
         self.waiting = list(graph.steps)
-        self.running: dict[Future[Mapping[str, Path]], tuple[str, str, Call]] = {}
-        self.keys: dict[str, str] = {}  # of steps on their way: two steps may share a key
+        self.running: dict[Future[_Done], tuple[str, str, Call]] = {}
 
     def all_steps(self) -> dict[str, Parts]:
         self.start_what_can()
@@ -83,11 +89,11 @@ class _Run:
             for future in wait(self.running, return_when=FIRST_COMPLETED).done:
                 identity, key, call = self.running.pop(future)
                 try:
-                    parts = future.result()
+                    done = future.result()
                 except Exception:
                     self.finish_running()
                     raise
-                self.finish(identity, key, call, parts)
+                self.finish(identity, key, call, done)
             self.start_what_can()
         return self.made
 
@@ -107,37 +113,37 @@ class _Run:
         inputs = {name: self.made[ref.step][ref.part] for name, ref in step.inputs.items()}
         key = _key(step, inputs)
         folder = _folder(self.schedule.root, step, key)
-        if str(folder) in self.keys.values():
+        if any(call.folder == folder for _, _, call in self.running.values()):
             return False
         standing = _standing(folder, key, step, self.schedule.digests)
         if standing is not None:
-            self.made[identity] = standing
-            self.schedule.done(self.graph.title(identity))
+            self.made[identity], seconds = standing
+            self.schedule.done(self.graph.title(identity), seconds, True)
             return True
         _clear(folder, step)
         paths = {name: artifact.path for name, artifact in inputs.items()}
         call = Call(step.settings, paths, folder, self.schedule.root)
         if step.kind.in_worker:
-            self.keys[identity] = str(folder)
-            self.running[self.pool.submit(step.kind.function, call)] = (identity, key, call)
+            future = self.pool.submit(_timed, step.kind.function, call)
+            self.running[future] = (identity, key, call)
         else:
-            self.finish(identity, key, call, step.kind.function(call))
+            self.finish(identity, key, call, _timed(step.kind.function, call))
         return True
 
-    def finish(self, identity: str, key: str, call: Call, paths: Mapping[str, Path]) -> None:
-        self.keys.pop(identity, None)
+    def finish(self, identity: str, key: str, call: Call, done: _Done) -> None:
+        paths, seconds = done
         step = self.graph.steps[identity]
         parts = {
-            name: Artifact(path, self.schedule.digests.of(path) if step.kind.by_content else key)
+            name: Artifact(path, _content(path, key, step, self.schedule.digests))
             for name, path in paths.items()
         }
         record = {
             name: [os.path.relpath(part.path, call.folder), part.digest]
             for name, part in parts.items()
         }
-        _write_json(call.folder / MARK, {"key": key, "parts": record})
+        _write_json(call.folder / MARK, {"key": key, "seconds": seconds, "parts": record})
         self.made[identity] = parts
-        self.schedule.done(self.graph.title(identity))
+        self.schedule.done(self.graph.title(identity), seconds, False)
 
     def finish_running(self) -> None:
         """After a failure: start nothing more, but keep what the other workers still finish."""
@@ -148,6 +154,11 @@ class _Run:
             identity, key, call = self.running.pop(future)
             if future.exception() is None:
                 self.finish(identity, key, call, future.result())
+
+
+def _timed(function: Callable[[Call], Mapping[str, Path]], call: Call) -> _Done:
+    start = time.monotonic()
+    return function(call), round(time.monotonic() - start, 1)
 
 
 def _key(step: Step, inputs: Mapping[str, Artifact]) -> str:
@@ -162,7 +173,7 @@ def _key(step: Step, inputs: Mapping[str, Artifact]) -> str:
 
 
 def _environment(step: Step) -> list[Any]:
-    return [libraries(), source_digest(step.kind.rooms)]
+    return [libraries(), source_digest(step.kind.source)]
 
 
 def _folder(root: Path, step: Step, key: str) -> Path:
@@ -170,8 +181,8 @@ def _folder(root: Path, step: Step, key: str) -> Path:
     return root / step.kind.name / name
 
 
-def _standing(folder: Path, key: str, step: Step, digests: Digests) -> Parts | None:
-    """What a finished call left in the folder; None if it is not whole, or was changed since."""
+def _standing(folder: Path, key: str, step: Step, digests: Digests) -> tuple[Parts, float] | None:
+    """What a finished call left, and its seconds; None if it is not whole, or was changed since."""
     try:
         mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
         if mark["key"] != key:
@@ -179,23 +190,32 @@ def _standing(folder: Path, key: str, step: Step, digests: Digests) -> Parts | N
         parts = {}
         for name, (relative, known) in mark["parts"].items():
             path = Path(os.path.normpath(folder / relative))
-            if not path.exists() or (step.kind.by_content and digests.of(path) != known):
+            if not path.exists() or _content(path, key, step, digests) != known:
                 return None
             parts[name] = Artifact(path, known)
-        return parts
+        return parts, mark["seconds"]
     except (OSError, ValueError, KeyError):
         return None
 
 
+def _content(path: Path, key: str, step: Step, digests: Digests) -> str:
+    """What a part is known by."""
+    if not step.kind.by_content:
+        return key
+    if step.kind.makes_manifests and path.suffix == ".jsonl":
+        return digests.manifest(path)
+    return digests.of(path)
+
+
 def _clear(folder: Path, step: Step) -> None:
     """Remove what cannot be gone on from; a killed call's folder stays, the step knows best."""
-    environment = folder / _ENVIRONMENT
     if step.kind.is_shared_folder:
-        made_by = json.loads(json.dumps(_environment(step)))
-        if not environment.is_file() or json.loads(environment.read_text()) != made_by:
+        made_by = digest(_environment(step))
+        note = folder / _ENVIRONMENT
+        if not note.is_file() or note.read_text(encoding="utf-8") != made_by:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
-        _write_json(environment, made_by)
+        note.write_text(made_by, encoding="utf-8")
     elif (folder / MARK).is_file():
         shutil.rmtree(folder)
     (folder / MARK).unlink(missing_ok=True)
