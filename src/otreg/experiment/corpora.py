@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,13 @@ class CorporaKind:
     Attributes:
         settings: the dataclass of its sizes.
         build: synthesises what is missing under a folder, for a split; returns paths by name: each
-            of `training` and `evaluation`, "towers" (a manifest), "text" (sentences, one a line).
+            of `training` and `evaluation`, "towers" (a manifest), "text" (sentences, one a line)
+            and those of `exchanges`.
         training: names of the manifests that can be trained on.
         evaluation: names of the manifests that are evaluated on.
-        in_domain: those of `evaluation` that are of the training data's kind.
+        in_domain: those of `evaluation` that are of the training data's kind, unless the experiment
+            says otherwise.
+        exchanges: further files for the language model.
     """
 
     settings: type
@@ -31,22 +33,19 @@ class CorporaKind:
     training: tuple[str, ...]
     evaluation: tuple[str, ...]
     in_domain: tuple[str, ...]
-
-    def defaults(self) -> list[str]:
-        """The names of the settings."""
-        return [field.name for field in dataclasses.fields(self.settings)]
+    exchanges: tuple[str, ...] = ()
 
 
-def _build_asr(folder: Path, settings: Any, split: str) -> Mapping[str, Path]:
+def _build_demo(folder: Path, settings: Any, split: str) -> Mapping[str, Path]:
     built = build_demo_corpora(folder, settings, split=split)
     named = {"towers": built.towers, "text": built.text, "train": built.train}
     return named | built.evaluation
 
 
 CORPORA: dict[str, CorporaKind] = {
-    "asr": CorporaKind(
+    "demo": CorporaKind(
         CorporaSettings,
-        _build_asr,
+        _build_demo,
         ("train",),
         (IN_DOMAIN, "voices", "rate", "noise", "templates", "all"),
         (IN_DOMAIN,),

@@ -24,12 +24,14 @@ class Preparation:
         program: of `otreg.experiment.programs.PROGRAMS`, or `package.module:callable`.
         inputs: names of manifests: of the corpora, or prepared before.
         model: the arm whose trained model the program is given, at the same seed; None = none.
+        towers: whether it is given the towers, as `audio_tower` and `language_model`.
         options: keyword arguments of the program.
     """
 
     program: str
     inputs: tuple[str, ...]
     model: str | None = None
+    towers: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -65,6 +67,7 @@ class Experiment:
         base: the arm that others are compared with.
         prepare: manifests to make, by name.
         evaluate: names of the manifests to evaluate on.
+        in_domain: those of `evaluate` that are of the training data's kind.
         evaluation: options of `otreg.evaluation.evaluate.evaluate_model`.
         measures: what is measured beyond error rates and gap, by name.
         gates: gates and controls to be judged, see `otreg.evaluation.gate_specs`.
@@ -82,6 +85,7 @@ class Experiment:
     base: str
     prepare: Mapping[str, Preparation]
     evaluate: tuple[str, ...]
+    in_domain: tuple[str, ...]
     evaluation: Mapping[str, Any]
     measures: Mapping[str, MeasureSpec]
     gates: tuple[Mapping[str, Any], ...]

@@ -100,7 +100,7 @@ class Plan:
             "arm": arm,
             "seed": seed,
             "corpora": list(experiment.evaluate),
-            "in_domain": list(experiment.kind.in_domain),
+            "in_domain": list(experiment.in_domain),
             "measures": experiment.as_dict()["measures"],
             "options": dict(experiment.evaluation),
         }
@@ -168,6 +168,8 @@ class Plan:
     def _towers(self) -> str:
         corpora = self._corpora()
         inputs = {name: Ref(corpora, name) for name in ("towers", "text")}
+        for number, name in enumerate(self.experiment.kind.exchanges):
+            inputs[f"exchanges {number}"] = Ref(corpora, name)
         title = "encoder and language model trained"
         return self.graph.add(TOWERS, "towers", self.experiment.towers, inputs, title=title)
 
@@ -184,6 +186,9 @@ class Plan:
         if preparation.model is not None:
             inputs["model"] = self.trained(preparation.model, seed).model
             whom = f"{preparation.model} (seed {seed})"
+        if preparation.towers:
+            towers = self._towers()
+            inputs |= {key: Ref(towers, key) for key in ("audio_tower", "language_model")}
         settings = {"program": preparation.program, "options": dict(preparation.options)}
         title = f"manifest {name} prepared"
         step = self.graph.add(PREPARED, name, settings, inputs, title=title, whom=whom)

@@ -2,11 +2,12 @@
 
 A program is called as
 
-    program(inputs, out, model=None, **options)
+    program(inputs, out, **options)
 
-with the manifests that it reads, the manifest that it writes, the folder of a trained model where the
-experiment names an arm, and the options of the experiment's YAML. It may write files of its own beside
-`out`. An experiment names a program of this table, or `package.module:callable`.
+with the manifests that it reads, the manifest that it writes and the options of the experiment's YAML;
+besides `model`, the folder of a trained model, where the experiment names an arm, and `audio_tower` and
+`language_model`, folders, where it asks for the towers. It may write files of its own beside `out`.
+An experiment names a program of this table, or `package.module:callable`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ def subset(
     inputs: Sequence[Path],
     out: Path,
     *,
-    model: Path | None = None,
     share: float | None = None,
     count: int | None = None,
     seed: int = 0,
@@ -41,7 +41,6 @@ def subset(
     Args:
         inputs: manifests, read one after the other.
         out: the manifest to write.
-        model: not used.
         share: of the utterances, from 0 to 1; or
         count: how many.
         seed: of the draw.
@@ -60,15 +59,12 @@ def subset(
     write_manifest(out, [rows[position] for position in sorted(order[:kept])])
 
 
-def shuffled_text(
-    inputs: Sequence[Path], out: Path, *, model: Path | None = None, seed: int = 0
-) -> None:
+def shuffled_text(inputs: Sequence[Path], out: Path, *, seed: int = 0) -> None:
     """Give every utterance the transcript of another of its language: a control.
 
     Args:
         inputs: manifests, read one after the other.
         out: the manifest to write.
-        model: not used.
         seed: of the draw.
 
     Raises:
@@ -77,15 +73,12 @@ def shuffled_text(
     _write_exchanged(inputs, out, ("text", "words", "messages"), seed)
 
 
-def shuffled_audio(
-    inputs: Sequence[Path], out: Path, *, model: Path | None = None, seed: int = 0
-) -> None:
+def shuffled_audio(inputs: Sequence[Path], out: Path, *, seed: int = 0) -> None:
     """Give every utterance the audio of another of its language: a control.
 
     Args:
         inputs: manifests, read one after the other.
         out: the manifest to write.
-        model: not used.
         seed: of the draw.
 
     Raises:

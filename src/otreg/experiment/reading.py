@@ -7,7 +7,7 @@ runs.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pydantic
 
 from otreg.evaluation.gate_specs import GateSpec, parse_specs
 from otreg.evaluation.measures import MEASURES
-from otreg.experiment.corpora import CORPORA
+from otreg.experiment.corpora import CORPORA, CorporaKind
 from otreg.experiment.definition import Experiment, MeasureSpec, Preparation
 from otreg.experiment.measures import find_measure
 from otreg.experiment.programs import find_program
@@ -39,6 +39,7 @@ KEYS = (
     "arms",
     "controls",
     "evaluate",
+    "in_domain",
     "evaluation",
     "measures",
     "gates",
@@ -90,7 +91,7 @@ def _build(data: Any, name: str) -> Experiment:
             raise ConfigError(f"missing key {key!r}: give it a value")
     corpora = dict(_mapping(data["corpora"], "corpora"))
     kind_name = corpora.pop("type", next(iter(CORPORA)))
-    check_key(kind_name, CORPORA, "corpora.type")
+    _check_name("corpora", kind_name, CORPORA, "corpora.type")
     kind = CORPORA[kind_name]
     controls = _arms(data.get("controls"), "controls")
     arms = _arms(data["arms"], "arms")
@@ -113,42 +114,44 @@ def _build(data: Any, name: str) -> Experiment:
         base=str(data.get("base", "base")),
         prepare={
             key: _preparation(value, f"prepare.{key}")
-            for key, value in _mapping(data.get("prepare") or {}, "prepare").items()
+            for key, value in _present(data.get("prepare"), "prepare").items()
         },
         evaluate=evaluate,
+        in_domain=_in_domain(data, kind, evaluate),
         evaluation={**_EVALUATION, **_mapping(data.get("evaluation") or {}, "evaluation")},
         measures={
             key: _measure(key, value, evaluate)
-            for key, value in _mapping(data.get("measures") or {}, "measures").items()
+            for key, value in _present(data.get("measures"), "measures").items()
         },
         gates=tuple(gates),
-        descriptions=_mapping(data.get("descriptions") or {}, "descriptions"),
+        descriptions={
+            arm: str(text)
+            for arm, text in _present(data.get("descriptions"), "descriptions").items()
+            if arm in arms or arm in controls or arm not in _named(data)
+        },
     )
 
 
 def _check(experiment: Experiment) -> None:
     """Everything that is named exists, and every arm makes a configuration."""
-    if experiment.base not in experiment.arms:
-        raise ConfigError(
-            f"base: no arm {experiment.base!r}; {nearest(experiment.base, experiment.arms)}"
-        )
+    _check_name("arm", experiment.base, experiment.arms, "base")
     for arm in experiment.descriptions:
-        check_key(arm, experiment.arms, "descriptions")
+        _check_name("arm", arm, experiment.arms, "descriptions")
     manifests = (*experiment.kind.training, *experiment.kind.evaluation, *experiment.prepare)
     for name, preparation in experiment.prepare.items():
         _check_preparation(experiment, name, preparation, manifests)
     for name in experiment.evaluate:
-        check_key(name, manifests, "evaluate")
+        _check_name("manifest", name, manifests, "evaluate")
     for arm in experiment.arms:
         config = experiment.config(arm)
         for path in (*config.data.train, *config.data.validation):
-            check_key(str(path), manifests, f"arm {arm}: data")
+            _check_name("manifest", str(path), manifests, f"arm {arm}: data")
         if config.model.init is not None:
-            check_key(config.model.init, experiment.arms, f"arm {arm}: model.init")
+            _check_name("arm", config.model.init, experiment.arms, f"arm {arm}: model.init")
     known: list[str] | None = list(GATE_MEASURES)
     for name, measure in experiment.measures.items():
         for corpus in measure.corpora:
-            check_key(corpus, experiment.evaluate, f"measures.{name}.corpora")
+            _check_name("corpus", corpus, experiment.evaluate, f"measures.{name}.corpora")
         names = find_measure(measure.type).names
         known = None if known is None or names is None else [*known, *names]
     for spec in parse_specs(experiment.gates):
@@ -163,9 +166,9 @@ def _check_preparation(
         raise ConfigError(f"{where}: the corpora have a manifest of this name; give it another")
     find_program(preparation.program)
     for manifest in preparation.inputs:
-        check_key(manifest, manifests, f"{where}.from")
+        _check_name("manifest", manifest, manifests, f"{where}.from")
     if preparation.model is not None:
-        check_key(preparation.model, experiment.arms, f"{where}.model")
+        _check_name("arm", preparation.model, experiment.arms, f"{where}.model")
 
 
 def _check_gate(experiment: Experiment, spec: GateSpec, measures: list[str] | None) -> None:
@@ -176,20 +179,21 @@ def _check_gate(experiment: Experiment, spec: GateSpec, measures: list[str] | No
         spec: the gate.
         measures: what is measured; None = not known before it runs.
     """
+    where = f"gate {spec.name!r}"
     for comparison in spec.comparisons:
         for side in (comparison.of, comparison.other):
             if side is None:
                 continue
             if measures is not None:
-                check_key(side.measure, measures, f"gate {spec.name!r}: measure")
+                _check_name("measure", side.measure, measures, where)
             for arm in side.arms:
-                check_key(arm, experiment.arms, f"gate {spec.name!r}: of")
+                _check_name("arm", arm, experiment.arms, where)
             for corpus in side.corpora:
-                check_key(corpus, experiment.evaluate, f"gate {spec.name!r}: corpus")
+                _check_name("corpus", corpus, experiment.evaluate, where)
 
 
 def _preparation(value: Any, where: str) -> Preparation:
-    data = _mapping(value, where, ("program", "from", "model", "options"))
+    data = _mapping(value, where, ("program", "from", "model", "towers", "options"))
     for key in ("program", "from"):
         if key not in data:
             raise ConfigError(f"missing key '{where}.{key}': give it a value")
@@ -198,8 +202,26 @@ def _preparation(value: Any, where: str) -> Preparation:
         str(data["program"]),
         _names(data["from"], f"{where}.from"),
         None if model is None else str(model),
+        data.get("towers", False) is True,
         _mapping(data.get("options") or {}, f"{where}.options"),
     )
+
+
+def _named(data: Mapping[str, Any]) -> set[str]:
+    """The names under arms and controls, also of those that are taken back."""
+    return {*data["arms"], *(data.get("controls") or {})}
+
+
+def _in_domain(
+    data: Mapping[str, Any], kind: CorporaKind, evaluate: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The corpora of the training data's kind: those given, or the kind's own that are evaluated."""
+    if "in_domain" not in data:
+        return tuple(name for name in kind.in_domain if name in evaluate)
+    names = _names(data["in_domain"], "in_domain") if data["in_domain"] else ()
+    for name in names:
+        _check_name("corpus", name, evaluate, "in_domain")
+    return names
 
 
 def _measure(name: str, value: Any, evaluate: tuple[str, ...]) -> MeasureSpec:
@@ -210,9 +232,15 @@ def _measure(name: str, value: Any, evaluate: tuple[str, ...]) -> MeasureSpec:
     return MeasureSpec(str(data.get("type", name)), corpora, options)
 
 
+def _present(value: Any, where: str) -> dict[str, Any]:
+    """A mapping from names, without those that `null` takes back from what is inherited."""
+    given = _mapping(value or {}, where)
+    return {str(name): item for name, item in given.items() if item is not None}
+
+
 def _arms(value: Any, where: str) -> dict[str, tuple[str, ...]]:
     arms = {}
-    for name, overrides in _mapping(value or {}, where).items():
+    for name, overrides in _present(value, where).items():
         if not isinstance(overrides, list) or not all(isinstance(o, str) for o in overrides):
             raise ConfigError(
                 f"{where}.{name}: expected a list of overrides key=value, received {overrides!r}"
@@ -230,6 +258,13 @@ def _settings(schema: type, values: Any, where: str) -> dict[str, Any]:
         raise describe_errors(error, schema, where) from None
     plain: dict[str, Any] = dataclasses.asdict(settings)
     return plain
+
+
+def _check_name(what: str, name: str, known: Iterable[str], where: str) -> None:
+    """Refuse the name of something that the experiment does not have."""
+    names = list(known)
+    if name not in names:
+        raise ConfigError(f"{where}: unknown {what} {name!r}; {nearest(name, names)}")
 
 
 def _mapping(value: Any, where: str, known: Sequence[str] | None = None) -> Mapping[str, Any]:

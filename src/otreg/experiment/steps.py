@@ -41,10 +41,13 @@ def make_towers(call: Call) -> Mapping[str, Path]:
 
     for name in ("audio_tower", "language_model"):
         shutil.rmtree(call.folder / name, ignore_errors=True)
+    exchanges = _numbered(call, "exchanges")
+    further: dict[str, Any] = {"exchanges": exchanges} if exchanges else {}
     build_miniature(
         [call.inputs["towers"]],
         call.folder,
         texts=[call.inputs["text"]],
+        **further,
         settings=MiniatureSettings(**call.settings),
     )
     return {name: call.folder / name for name in ("audio_tower", "language_model")}
@@ -60,8 +63,9 @@ def make_prepared(call: Call) -> Mapping[str, Path]:
     out = call.root / f"{call.folder.name}.jsonl"
     out.unlink(missing_ok=True)
     options = dict(call.settings["options"])
-    if "model" in call.inputs:
-        options["model"] = call.inputs["model"]
+    for name in ("model", "audio_tower", "language_model"):
+        if name in call.inputs:
+            options[name] = call.inputs[name]
     program(manifests, out, **options)
     return {"manifest": out}
 
