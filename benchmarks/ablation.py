@@ -38,6 +38,12 @@ def _ctc(stages: str, weight: float = 0.3, **options: object) -> list[str]:
     return [f"stages.{stage}.{text}" for stage in stages.split()]
 
 
+def _control(stages: str, name: str, weight: float = 0.3) -> list[str]:
+    """OTReg's place taken by a control of controls.py, which stands beside this script."""
+    text = f"objectives.otreg={{type: 'controls:{name}', weight: {weight}, warmup_fraction: 0.1}}"
+    return [f"stages.{stage}.{text}" for stage in stages.split()]
+
+
 def _every_stage(setting: str) -> list[str]:
     return [f"stages.{stage}.{setting}" for stage in BOTH.split()]
 
@@ -89,9 +95,16 @@ ROWS: dict[str, list[str]] = {
     "otreg: temperature 0.1": _ot(BOTH, temperature=0.1),
     "otreg: temperature 0.03": _ot(BOTH, temperature=0.03),
     "ctc tied: temperature 0.05": _ctc(BOTH, 1, temperature=0.05),
-    # controls
-    "diagonal only": _ot(BOTH, similarity="false", position_prior=1.0),
-    "nearest token": _ot(BOTH, rho_target=0, position_prior=0),
+    # which rows of the table the vocabulary losses score (the demo's table has 160 rows)
+    "otreg: vocabulary step": _ot(BOTH, vocabulary="step"),
+    "otreg: vocabulary 8": _ot(BOTH, vocabulary=8),
+    "otreg: vocabulary 32": _ot(BOTH, vocabulary=32),
+    "ctc tied: vocabulary step": _ctc(BOTH, 1, vocabulary="step"),
+    "ctc tied: vocabulary 8": _ctc(BOTH, 1, vocabulary=8),
+    "ctc tied: vocabulary 32": _ctc(BOTH, 1, vocabulary=32),
+    # controls, which no option of OTReg makes
+    "diagonal only": _control(BOTH, "PositionsAlone"),
+    "nearest token": _control(BOTH, "NearestToken"),
     "ctc tied: weight 0.3": _ctc(BOTH),
     # best otherwise
     "best: weights 0.3": [

@@ -230,7 +230,8 @@ def test_demo_and_miniature_call_what_they_name(
     more = tmp_path / "more.txt"
     assert main([*command, "--units", "phonemes", "--text", str(more)]) == 0
     settings = otreg.synthetic.towers.MiniatureSettings(units="phonemes")
-    assert calls == [([manifest], tmp_path, {"texts": [more], "seed": 4, "settings": settings})]
+    expected = {"root": None, "texts": [more], "seed": 4, "settings": settings}
+    assert calls == [([manifest], tmp_path, expected)]
     assert main([*command, "--units", "letters"]) == 2
 
 

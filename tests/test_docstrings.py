@@ -11,7 +11,7 @@ import pytest
         "transport.sinkhorn",
         "objectives.otreg",
         "objectives.ctc",
-        "objectives.compose",
+        "objectives.base",
         "objectives.registry",
     ],
 )

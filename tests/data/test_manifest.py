@@ -62,7 +62,7 @@ def test_line_separators_inside_a_text_do_not_end_the_line(folder):
         (line() + line(), "not valid JSON"),
         ("[" * 100_000, "not usable JSON"),
         (line(txt="x", text="ABSENT"), "unknown key 'txt'; did you mean 'text'"),
-        (line(zebra="x"), "unknown key 'zebra'; known: id, audio"),
+        (line(zebra="x"), "unknown key 'zebra'; known: attributes, audio"),
         (line(text="ABSENT"), "the key 'text' is missing"),
         (line(id="ABSENT"), "the key 'id' is missing"),
         (line(text=3), "'text' must be a string, received a number: 3"),
@@ -87,7 +87,10 @@ def test_line_separators_inside_a_text_do_not_end_the_line(folder):
         (line(audio="."), "no audio file"),
         (line(audio="a\0b"), "no usable path"),
         (line(audio="x" * 5000), "no usable path|no audio file"),
-        (line(audio="../outside.wav"), "leads out of .*pass the folder that holds both as root"),
+        (
+            line(audio="../outside.wav"),
+            "leads out of .*--root FOLDER .*data.root in a configuration, root= in Python",
+        ),
         (line(audio="sub/../../outside.wav"), "leads out of"),
         (line(audio="/etc/hostname"), "leads out of"),
     ],
@@ -122,6 +125,13 @@ def test_links_and_absolute_paths_inside_the_root_are_fine(folder):
 def test_root_decides_where_paths_start(folder):
     path = write(folder, line(audio="outside.wav"))
     assert read_manifest(path, root=folder.parent)[0].audio.name == "outside.wav"
+
+
+def test_a_root_that_is_no_folder_is_refused(folder):
+    path = write(folder, line())
+    for root in (folder / "absent", folder / "a.wav"):
+        with pytest.raises(ManifestError, match=r"m\.jsonl: the root '.*' is no folder"):
+            read_manifest(path, root=root)
 
 
 def test_an_id_twice_names_both_lines(folder):
@@ -200,11 +210,17 @@ def test_nothing_is_written_that_could_not_be_read(folder):
 def test_the_documented_manifest_reads(folder):
     page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
     path = folder / "documented.jsonl"
-    path.write_text(page.split("```json\n")[1].split("```")[0], encoding="utf-8")
+    blocks = [block.split("```")[0] for block in page.split("```json\n")[1:]]
+    path.write_text("".join(blocks), encoding="utf-8")
     (folder / "wav").mkdir()
     for name in ("u1.flac", "long.mp3"):
         (folder / "wav" / name).write_bytes(b"a")
-    assert [u.start_s for u in read_manifest(path)] == [None, 12.5]
+    rows = read_manifest(path)
+    assert [u.start_s for u in rows] == [None, 12.5, *[None] * 5]
+    assert len(rows[2].words) == 2
+    assert [len(row.messages) for row in rows[3:6]] == [3, 2, 2]
+    assert rows[6].attributes["native"] is True
+    assert rows[6].custom["notes"][1] == {"at_s": 0.7}
 
 
 def test_the_manifests_of_the_real_recordings_read(real_speech):

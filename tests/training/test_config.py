@@ -261,6 +261,7 @@ def test_an_objective_of_ones_own_needs_no_registration(path: Path) -> None:
         ("model.init=run", "model.audio_tower cannot change the model"),
         ("data.train=[]", "data.train is missing"),
         ("data.train=none.jsonl", "no such manifest: 'none.jsonl'"),
+        ("data.root=nowhere", "data.root: no such folder: 'nowhere'"),
     ],
 )
 def test_what_is_missing_is_said_before_anything_loads(

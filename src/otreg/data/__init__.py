@@ -20,11 +20,13 @@ from otreg.data.encoder_cache import (
 from otreg.data.manifest import (
     ManifestError,
     Utterance,
+    Word,
     read_manifest,
     read_manifests,
     write_manifest,
 )
 from otreg.data.sampler import TokenBudgetBatchSampler
+from otreg.data.utterance import AudioSpan
 
 __all__ = [
     "IGNORED_LABEL",
@@ -32,6 +34,7 @@ __all__ = [
     "SAMPLE_RATE_HZ",
     "AudioError",
     "AudioInfo",
+    "AudioSpan",
     "EncoderCache",
     "Example",
     "ManifestError",
@@ -41,6 +44,7 @@ __all__ = [
     "StaleCacheError",
     "TokenBudgetBatchSampler",
     "Utterance",
+    "Word",
     "as_utterances",
     "audio_info",
     "load_audio",

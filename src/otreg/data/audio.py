@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from otreg.data._containers import ContainerError, check_container
-from otreg.data.manifest import Utterance
+from otreg.data.utterance import AudioSpan
 
 if TYPE_CHECKING:
     import soundfile
@@ -35,7 +35,7 @@ class AudioError(ValueError):
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What an audio file's header says of an utterance, before decoding.
+    """What an audio file's header says of a span of it, before decoding.
 
     Args:
         sample_rate_hz: the file's own rate.
@@ -65,11 +65,11 @@ def resampled_length(num_samples: int, sample_rate_hz: int) -> int:
     return (2 * num_samples * SAMPLE_RATE_HZ + sample_rate_hz) // (2 * sample_rate_hz)
 
 
-def audio_info(utterance: Utterance, *, max_duration_s: float = MAX_DURATION_S) -> AudioInfo:
-    """Check an utterance's audio file by its header, without decoding it.
+def audio_info(span: AudioSpan, *, max_duration_s: float = MAX_DURATION_S) -> AudioInfo:
+    """Check the audio file of an utterance or clip by its header, without decoding it.
 
     Args:
-        utterance: what to look at.
+        span: what to look at.
         max_duration_s: longest utterance that is accepted, in seconds (its segment where it has
             one). The default keeps one damaged or hostile header from filling the memory.
 
@@ -80,16 +80,16 @@ def audio_info(utterance: Utterance, *, max_duration_s: float = MAX_DURATION_S) 
         AudioError: for anything that cannot be decoded in full.
 
     """
-    file, num_frames = _open(utterance)
+    file, num_frames = _open(span)
     with file:
-        return _info(file, num_frames, utterance, max_duration_s)
+        return _info(file, num_frames, span, max_duration_s)
 
 
-def load_audio(utterance: Utterance, *, max_duration_s: float = MAX_DURATION_S) -> np.ndarray:
-    """Decode an utterance: channels averaged, resampled to 16 kHz (soxr, high quality).
+def load_audio(span: AudioSpan, *, max_duration_s: float = MAX_DURATION_S) -> np.ndarray:
+    """Decode an utterance or clip: channels averaged, resampled to 16 kHz (soxr, high quality).
 
     Args:
-        utterance: what to load; only its segment is decoded where it has one.
+        span: what to load; only its segment is decoded where it has one.
         max_duration_s: as in `audio_info`.
 
     Returns:
@@ -99,48 +99,50 @@ def load_audio(utterance: Utterance, *, max_duration_s: float = MAX_DURATION_S) 
         AudioError: for anything that cannot be decoded in full, and for NaN or infinite samples.
 
     """
-    file, num_frames = _open(utterance)
+    file, num_frames = _open(span)
     with file:
-        info = _info(file, num_frames, utterance, max_duration_s)
-        samples = _decode(file, info, utterance)
+        info = _info(file, num_frames, span, max_duration_s)
+        samples = _decode(file, info, span)
     if not np.isfinite(samples).all():
         first = int(np.flatnonzero(~np.isfinite(samples))[0])
         at_s = (info.start + first) / info.sample_rate_hz
         raise _error(
-            utterance, f"holds NaN or infinite samples, the first at {at_s:.3f} s; write it again"
+            span, f"holds NaN or infinite samples, the first at {at_s:.3f} s; write it again"
         )
     if info.sample_rate_hz != SAMPLE_RATE_HZ:
         import soxr
 
         samples = soxr.resample(samples, info.sample_rate_hz, SAMPLE_RATE_HZ, quality="HQ")
     if len(samples) == 0:
-        raise _error(utterance, f"is too short: {info.duration_s:.6f} s is no sample at 16 kHz")
+        raise _error(span, f"is too short: {info.duration_s:.6f} s is no sample at 16 kHz")
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 
-def _error(utterance: Utterance, problem: str) -> AudioError:
-    return AudioError(f"{utterance.name}: audio file {utterance.audio} {problem}")
+def _error(span: AudioSpan, problem: str) -> AudioError:
+    return AudioError(f"{span.name}: audio file {span.audio} {problem}")
 
 
-def _open(utterance: Utterance) -> tuple[soundfile.SoundFile, int]:
+def _open(span: AudioSpan) -> tuple[soundfile.SoundFile, int]:
     """Open a file that is intact as far as its container tells; with its samples per channel."""
     import soundfile
 
-    path = Path(utterance.audio)
+    if span.audio is None:
+        raise AudioError(f"{span.name} has no audio; expected an audio file")
+    path = Path(span.audio)
     if not path.is_file():
-        raise _error(utterance, "does not exist or is no file; correct the path")
+        raise _error(span, "does not exist or is no file; correct the path")
     if path.stat().st_size == 0:
-        raise _error(utterance, "is empty (0 bytes); copy or make it again")
+        raise _error(span, "is empty (0 bytes); copy or make it again")
     try:
         file = soundfile.SoundFile(path)
     except (soundfile.SoundFileError, OSError, TypeError) as error:
         raise _error(
-            utterance, f"cannot be opened ({error}); expected an intact wav, flac, ogg or mp3 file"
+            span, f"cannot be opened ({error}); expected an intact wav, flac, ogg or mp3 file"
         ) from error
     try:
         if file.format not in FORMATS:
             raise _error(
-                utterance,
+                span,
                 f"is {file.format}; expected wav, flac, ogg or mp3: convert it, e.g. to flac",
             )
         counted = check_container(path, FORMATS[file.format])
@@ -151,7 +153,7 @@ def _open(utterance: Utterance) -> tuple[soundfile.SoundFile, int]:
             )
     except ContainerError as error:
         file.close()
-        raise _error(utterance, str(error)) from error
+        raise _error(span, str(error)) from error
     except BaseException:
         file.close()
         raise
@@ -159,44 +161,44 @@ def _open(utterance: Utterance) -> tuple[soundfile.SoundFile, int]:
 
 
 def _info(
-    file: soundfile.SoundFile, num_frames: int, utterance: Utterance, max_duration_s: float
+    file: soundfile.SoundFile, num_frames: int, span: AudioSpan, max_duration_s: float
 ) -> AudioInfo:
     rate_hz = file.samplerate
     if not _MIN_RATE_HZ <= rate_hz <= _MAX_RATE_HZ:
         raise _error(
-            utterance,
+            span,
             f"claims {rate_hz} samples a second; expected {_MIN_RATE_HZ} to {_MAX_RATE_HZ}",
         )
     if num_frames <= 0:
-        raise _error(utterance, "holds no samples; remove the line or make the file again")
+        raise _error(span, "holds no samples; remove the line or make the file again")
     file_s = num_frames / rate_hz
-    start_s = utterance.start_s or 0.0
-    end_s = file_s if utterance.end_s is None else utterance.end_s
+    start_s = span.start_s or 0.0
+    end_s = file_s if span.end_s is None else span.end_s
     if start_s < 0 or start_s >= file_s:
-        raise _error(utterance, f"lasts {file_s:.3f} s, so start_s {start_s} lies outside of it")
+        raise _error(span, f"lasts {file_s:.3f} s, so start_s {start_s} lies outside of it")
     if end_s > file_s + END_TOLERANCE_S:
-        raise _error(utterance, f"lasts {file_s:.3f} s, so end_s {end_s} lies outside of it")
+        raise _error(span, f"lasts {file_s:.3f} s, so end_s {end_s} lies outside of it")
     start, stop = round(start_s * rate_hz), min(round(end_s * rate_hz), num_frames)
     info = AudioInfo(rate_hz, file.channels, start, stop)
     if stop <= start:
-        raise _error(utterance, f"has no sample between start_s {start_s} and end_s {end_s}")
+        raise _error(span, f"has no sample between start_s {start_s} and end_s {end_s}")
     if info.duration_s > max_duration_s:
         raise _error(
-            utterance,
+            span,
             f"holds an utterance of {info.duration_s:.1f} s, above max_duration_s "
             f"{max_duration_s:g}; cut it with start_s and end_s, or raise max_duration_s",
         )
     kind = FORMATS[file.format]
     if kind in _UNSEEKABLE and stop * info.num_channels > _MAX_UNSEEKABLE_SAMPLES:
         raise _error(
-            utterance,
+            span,
             f"must be decoded from its start, as every {kind}, and {stop / rate_hz:.0f} s of "
             f"{info.num_channels} channels are too much for that; convert it to flac",
         )
     return info
 
 
-def _decode(file: soundfile.SoundFile, info: AudioInfo, utterance: Utterance) -> np.ndarray:
+def _decode(file: soundfile.SoundFile, info: AudioInfo, span: AudioSpan) -> np.ndarray:
     """Decode info's span block by block, averaging channels, so memory holds one channel only.
 
     soundfile seeks after every read, and after a seek libsndfile's MP3 and Vorbis decoders return
@@ -222,12 +224,12 @@ def _decode(file: soundfile.SoundFile, info: AudioInfo, utterance: Utterance) ->
     except (RuntimeError, OSError) as error:  # soundfile.LibsndfileError is a RuntimeError
         at_s = (info.start + done) / info.sample_rate_hz
         raise _error(
-            utterance, f"cannot be decoded at {at_s:.3f} s ({error}); copy or make it again"
+            span, f"cannot be decoded at {at_s:.3f} s ({error}); copy or make it again"
         ) from error
     if done < len(mono):
         at_s = (info.start + done) / info.sample_rate_hz
         raise _error(
-            utterance,
+            span,
             f"is truncated: its header promises samples up to {info.stop / info.sample_rate_hz:.3f}"
             f" s, decoding ended at {at_s:.3f} s; copy or make it again",
         )

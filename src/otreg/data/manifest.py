@@ -7,53 +7,25 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-REQUIRED_KEYS = ("id", "audio", "text", "language")
-OPTIONAL_KEYS = ("speaker", "start_s", "end_s")
-KEYS = REQUIRED_KEYS + OPTIONAL_KEYS
+from otreg.data._checks import describe
+from otreg.data._records import REQUIRED_KEYS, check_record, utterance_record
+from otreg.data.utterance import ManifestError, Utterance, Word
 
-
-class ManifestError(ValueError):
-    """A manifest, or one line of it, that cannot be used; the message names file and line."""
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """One piece of speech and its transcript.
-
-    Args:
-        id: name of the utterance, unique among all that are used together.
-        audio: audio file. `read_manifest` makes it absolute.
-        text: transcript; "" where it is unknown (to transcribe), which a manifest cannot hold.
-        language: language code such as "en", "zh" or "pt-BR"; "" where it is unknown.
-        speaker: name of the speaker, or None.
-        start_s: where the utterance starts in the file, in seconds; None = at the file's start.
-        end_s: where it ends, in seconds; None = at the file's end.
-        source: "manifest.jsonl:12", the line it was read from, quoted by errors; not compared.
-
-    """
-
-    id: str
-    audio: Path
-    text: str = ""
-    language: str = ""
-    speaker: str | None = None
-    start_s: float | None = None
-    end_s: float | None = None
-    source: str | None = field(default=None, compare=False)
-
-    @property
-    def name(self) -> str:
-        """How errors call this utterance: its manifest line where it has one, and its id."""
-        return f"{self.source}: utterance {self.id!r}" if self.source else f"utterance {self.id!r}"
+__all__ = [
+    "ManifestError",
+    "Utterance",
+    "Word",
+    "check_unique_ids",
+    "read_manifest",
+    "read_manifests",
+    "write_manifest",
+]
 
 
 def read_manifest(path: str | Path, *, root: str | Path | None = None) -> list[Utterance]:
@@ -80,6 +52,10 @@ def read_manifest(path: str | Path, *, root: str | Path | None = None) -> list[U
     except OSError as error:
         raise ManifestError(f"{path}: cannot read the manifest: {error.strerror}") from error
     folder = (path.parent if root is None else Path(root)).resolve()
+    if not folder.is_dir():
+        raise ManifestError(
+            f"{path}: the root {str(root)!r} is no folder; name one above the audio"
+        )
     utterances: list[Utterance] = []
     first_line_of: dict[str, int] = {}
     for number, line in _lines(content):
@@ -137,43 +113,39 @@ def check_unique_ids(utterances: Iterable[Utterance]) -> None:
         seen[utterance.id] = utterance
 
 
-def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
+def write_manifest(
+    path: str | Path, utterances: Iterable[Utterance], *, root: str | Path | None = None
+) -> None:
     """Write a manifest that `read_manifest` reads back equal; replaces the file in one step.
 
-    Audio paths are written relative to the manifest's folder.
+    Audio paths are written relative to the manifest's folder, or to the root.
 
     Args:
         path: the manifest to write; its folder is made where it is missing.
         utterances: what to write. Relative audio paths are taken from the working directory.
+        root: as in `read_manifest`, which then needs the same root to read the manifest back.
 
     Raises:
         ManifestError: for an utterance that `read_manifest` would refuse, an audio file outside
-            the manifest's folder among them. Nothing is written then.
+            the manifest's folder (or the root) among them. Nothing is written then.
 
     """
     path = Path(path)
-    folder = path.parent.resolve()
+    folder = (path.parent if root is None else Path(root)).resolve()
     lines = []
     checked = []
     for number, utterance in enumerate(utterances, start=1):
-        audio = utterance.audio.parent.resolve() / utterance.audio.name
-        record: dict[str, Any] = {
-            "id": utterance.id,
-            "audio": Path(os.path.relpath(audio, folder)).as_posix(),
-            "text": utterance.text,
-            "language": utterance.language,
-        }
-        for key in OPTIONAL_KEYS:
-            value = getattr(utterance, key)
-            if value is not None:
-                record[key] = value
         where = f"{path}:{number}"
-        checked.append(_check_record(record, where, folder))
-        lines.append(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+        record = utterance_record(utterance, folder)
+        checked.append(check_record(record, where, folder))
+        try:
+            lines.append(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+        except ValueError as error:  # a whole number of more digits than Python reads
+            raise ManifestError(f"{where}: cannot be written as JSON: {error}") from error
     check_unique_ids(checked)
     if not lines:
         raise ManifestError(f"{path}: no utterance to write; a manifest holds at least one")
-    folder.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(path.name + ".tmp")
     staged.write_text("".join(lines), encoding="utf-8", newline="\n")
     os.replace(staged, path)
@@ -208,7 +180,7 @@ def _parse_line(line: bytes, where: str, folder: Path) -> Utterance:
         if len(record) != len(pairs):
             keys = [key for key, _ in pairs]
             twice = next(key for key in keys if keys.count(key) > 1)
-            raise ManifestError(f"{where}: the key {twice!r} stands twice on this line")
+            raise ManifestError(f"{where}: the key {twice!r} stands twice in one object")
         return record
 
     try:
@@ -224,101 +196,6 @@ def _parse_line(line: bytes, where: str, folder: Path) -> Utterance:
         raise ManifestError(f"{where}: not usable JSON: {error}") from error
     if not isinstance(record, dict):
         raise ManifestError(
-            f'{where}: expected a JSON object such as {{"id": …}}, received a {_json_type(record)}'
+            f'{where}: expected a JSON object such as {{"id": …}}, received {describe(record)}'
         )
-    return _check_record(record, where, folder)
-
-
-def _check_record(record: dict[str, Any], where: str, folder: Path) -> Utterance:
-    """Turn one JSON object into an Utterance, or say what is wrong with it."""
-    for key in record:
-        if key not in KEYS:
-            near = difflib.get_close_matches(key, KEYS, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ManifestError(f"{where}: unknown key {key!r}; {hint}known: {', '.join(KEYS)}")
-    for key in REQUIRED_KEYS:
-        if key not in record:
-            raise ManifestError(f"{where}: the key {key!r} is missing; every line needs it")
-        _check_string(record[key], key, where)
-    if record.get("speaker") is not None:
-        _check_string(record["speaker"], "speaker", where)
-    start_s = _check_seconds(record.get("start_s"), "start_s", where)
-    end_s = _check_seconds(record.get("end_s"), "end_s", where)
-    if end_s is not None and end_s <= (start_s or 0.0):
-        raise ManifestError(
-            f"{where}: end_s {end_s} does not come after start_s {start_s or 0.0}; "
-            "expected 0 <= start_s < end_s, in seconds"
-        )
-    return Utterance(
-        id=record["id"],
-        audio=_check_audio_path(record["audio"], where, folder),
-        text=record["text"],
-        language=record["language"],
-        speaker=record.get("speaker"),
-        start_s=start_s,
-        end_s=end_s,
-        source=where,
-    )
-
-
-def _check_string(value: Any, key: str, where: str) -> None:
-    if not isinstance(value, str):
-        raise ManifestError(
-            f"{where}: {key!r} must be a string, received a {_json_type(value)}: {value!r}"
-        )
-    if not value.strip():
-        raise ManifestError(f"{where}: {key!r} is empty; expected text")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ManifestError(
-            f"{where}: {key!r} holds half of a surrogate pair ({value[error.start]!a}), which is "
-            "no character; write the character itself"
-        ) from error
-    if key == "id" and not value.isprintable():
-        raise ManifestError(f"{where}: 'id' {value!a} holds a character that cannot be printed")
-
-
-def _check_seconds(value: Any, key: str, where: str) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ManifestError(
-            f"{where}: {key!r} must be a number of seconds, received a {_json_type(value)}: "
-            f"{value!r}"
-        )
-    try:
-        seconds = float(value)
-    except OverflowError:
-        seconds = math.inf
-    if not math.isfinite(seconds) or seconds < 0:
-        raise ManifestError(
-            f"{where}: {key!r} must be finite and not negative, received {seconds} seconds"
-        )
-    return seconds
-
-
-def _check_audio_path(audio: str, where: str, folder: Path) -> Path:
-    """Resolve links and "..", and refuse what leaves the folder or is no file."""
-    try:
-        resolved = (folder / audio).resolve()
-        inside = resolved.is_relative_to(folder)
-        is_file = inside and resolved.is_file()
-    except (OSError, ValueError, RuntimeError) as error:  # too long, a null byte, a loop of links
-        raise ManifestError(f"{where}: 'audio' {audio!a} is no usable path: {error}") from error
-    if not inside:
-        raise ManifestError(
-            f"{where}: 'audio' {audio!r} leads out of {folder} (to {resolved}); keep the audio "
-            "below the manifest's folder, or pass the folder that holds both as root"
-        )
-    if not is_file:
-        raise ManifestError(
-            f"{where}: no audio file {audio!r} in {folder}; paths are relative to the "
-            "manifest's folder"
-        )
-    return resolved
-
-
-def _json_type(value: Any) -> str:
-    names = {dict: "object", list: "list", str: "string", bool: "boolean", type(None): "null"}
-    return names.get(type(value), "number")
+    return check_record(record, where, folder)

@@ -168,9 +168,9 @@ def measure_gap(
     gap = ModalityGap(table, pad_token_id=known_pad)
     chosen = range(len(data)) if positions is None else positions
     for _, batch, features in _speech(model, processor, data, chosen, batch_size):
-        gap.update(
-            features.speech_embeds, features.speech_mask, batch["text_ids"], batch["text_mask"]
-        )
+        said = batch["text_mask"].any(1)  # (clips,) those with a transcript
+        speech, mask = features.speech_embeds[said], features.speech_mask[said]
+        gap.update(speech, mask, batch["text_ids"][said], batch["text_mask"][said])
     return gap.compute()
 
 

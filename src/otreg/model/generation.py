@@ -104,7 +104,8 @@ def transcribe(
 def _longest_first(dataset: SpeechTextDataset) -> list[int]:
     """Order by length, the longest first: what does not fit into memory fails at once."""
     if dataset.encoder_cache is not None:
-        lengths: list[float] = [dataset.encoder_cache.num_frames(u) for u in dataset.utterances]
+        frames = dataset.encoder_cache.num_frames
+        lengths: list[float] = [sum(frames(clip) for clip in row.clips) for row in dataset.rows]
     else:
         lengths = dataset.durations_s()
     return sorted(range(len(lengths)), key=lambda position: -lengths[position])

@@ -2,11 +2,13 @@
 
 from otreg.transport.cosine_transport import CosineTransport, cosine_transport
 from otreg.transport.cost import cosine_cost, cosine_similarity
-from otreg.transport.sinkhorn import TransportResult, sinkhorn
+from otreg.transport.sinkhorn import METHODS, TransportResult, check_options, sinkhorn
 
 __all__ = [
+    "METHODS",
     "CosineTransport",
     "TransportResult",
+    "check_options",
     "cosine_cost",
     "cosine_similarity",
     "cosine_transport",

@@ -11,7 +11,7 @@ from otreg.shapes import Float
 from otreg.transport.accelerated import extent
 from otreg.transport.cost import inverse_norm
 from otreg.transport.implicit import plan_vjp
-from otreg.transport.sinkhorn import TransportResult, check_gradient, sinkhorn, tau
+from otreg.transport.sinkhorn import TransportResult, check_options, sinkhorn, tau
 
 _Sizes = list[tuple[int, int]]
 _MIN_PRODUCT = 2**20  # n m dim of a problem; multiplying smaller ones one by one does not pay
@@ -92,7 +92,15 @@ def cosine_transport(
         >>> x.grad.shape
         torch.Size([1, 9, 4])
     """
-    check_gradient(gradient)
+    check_options(
+        epsilon=epsilon,
+        tol=tol,
+        max_iter=max_iter,
+        rho_a=rho_a,
+        rho_b=rho_b,
+        gradient=gradient,
+        method=method,
+    )
     options = {
         "epsilon": epsilon,
         "tol": tol,

@@ -14,10 +14,13 @@ from otreg.transport.compiled import is_available as compiled_is_available
 from otreg.transport.compiled import solve_compiled
 from otreg.transport.implicit import ImplicitPlan, ValueOfCost
 from otreg.transport.newton import solve_newton
+from otreg.transport.options import GRADIENT_MODES, METHODS, check_options
 from otreg.transport.problem import Problem, Solution
 from otreg.transport.reference import solve_reference
 from otreg.transport.triton_kernel import is_available as triton_is_available
 from otreg.transport.triton_kernel import solve_triton
+
+__all__ = ["GRADIENT_MODES", "METHODS", "TransportResult", "check_options", "sinkhorn", "tau"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +31,6 @@ _SOLVERS = {
     "triton": solve_triton,
     "newton": solve_newton,
 }
-METHODS = ("auto", *_SOLVERS)
 _MIN_CELLS = 2048  # of a problem, on the CPU: smaller ones take torch's overhead more than sweeps
 # Where sweeps are not enough, "auto" gives a problem of so many columns so many steps of Newton's,
 # unless the caller wanted few sweeps.
@@ -36,7 +38,6 @@ _RESCUE_COLUMNS, _RESCUE_STEPS, _RESCUE_AFTER = 512, 60, 100
 # Plan entries below this share of the mass are 0: they weigh nothing, and their products with small
 # numbers leave the range of normal ones, where arithmetic is a hundred times slower.
 LEAST = {torch.float32: 1e-30, torch.float64: 1e-250}
-GRADIENT_MODES = ("envelope", "unrolled", "implicit")
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,15 @@ def sinkhorn(
         tensor([[[0.5000, 0.0000],
                  [0.0000, 0.5000]]])
     """
-    _check_options(epsilon, tol, max_iter, rho_a, rho_b, gradient, method)
+    check_options(
+        epsilon=epsilon,
+        tol=tol,
+        max_iter=max_iter,
+        rho_a=rho_a,
+        rho_b=rho_b,
+        gradient=gradient,
+        method=method,
+    )
     _check_shapes(cost, a, b, init)
     dtype = torch.float64 if cost.dtype == torch.float64 else torch.float32
     with torch.autocast(device_type=cost.device.type, enabled=False):
@@ -197,11 +206,6 @@ def _choose_method(method: str, gradient: str, cost: Tensor) -> str:
             return "reference"
         on_cuda = device.type == "cuda" and triton_is_available(device)
         return "triton" if on_cuda else "accelerated"
-    if method != "reference" and gradient == "unrolled":
-        raise ValueError(
-            f"method {method!r} has no unrolled gradient; pass method='reference' or 'auto', or "
-            "gradient='implicit'"
-        )
     if method == "compiled":
         if not on_cpu:
             raise ValueError(
@@ -298,41 +302,6 @@ def _kl(p: Tensor, q: Tensor) -> Tensor:
 def tau(rho: float | None, epsilon: float) -> float:
     """rho / (rho + epsilon), the share of an update that a relaxed side takes; 1 where balanced."""
     return 1.0 if rho is None else rho / (rho + epsilon)
-
-
-def _check_options(
-    epsilon: float,
-    tol: float,
-    max_iter: int,
-    rho_a: float | None,
-    rho_b: float | None,
-    gradient: str,
-    method: str,
-) -> None:
-    if not (math.isfinite(epsilon) and epsilon > 0):
-        raise ValueError(f"epsilon must be a finite number > 0, got {epsilon}; try 0.05")
-    if not tol > 0:
-        raise ValueError(f"tol must be > 0, got {tol}; try 1e-3")
-    if max_iter < 1:
-        raise ValueError(f"max_iter must be at least 1, got {max_iter}; try 1000")
-    for name, rho in (("rho_a", rho_a), ("rho_b", rho_b)):
-        if rho is not None and not (math.isfinite(rho) and rho >= 0):
-            raise ValueError(
-                f"{name} must be >= 0 and finite, got {rho}; pass None for a balanced side"
-            )
-    check_gradient(gradient)
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-
-
-def check_gradient(gradient: str) -> None:
-    """Refuse an unknown gradient mode.
-
-    Raises:
-        ValueError: naming the modes.
-    """
-    if gradient not in GRADIENT_MODES:
-        raise ValueError(f"gradient must be one of {', '.join(GRADIENT_MODES)}, got {gradient!r}")
 
 
 def _check_shapes(cost: Tensor, a: Tensor, b: Tensor, init: Tensor | None) -> None:
