@@ -214,8 +214,8 @@ def test_demo_and_miniature_call_what_they_name(
     results = json.loads((evaluated / "results.json").read_text())
     monkeypatch.setattr(
         otreg.experiment.runner,
-        "run_demo",
-        lambda out, **options: calls.append((out, options)) or results,
+        "run_experiment",
+        lambda experiment, out, **options: calls.append((out, options)) or results,
     )
     monkeypatch.setattr(
         otreg.synthetic.towers,
@@ -225,6 +225,8 @@ def test_demo_and_miniature_call_what_they_name(
     assert main(["demo", "--out", str(tmp_path), "--seeds", "2", "--arms", "base, otreg"]) == 0
     out, options = calls.pop()
     assert (out, options["seeds"], options["arms"]) == (tmp_path, 2, ["base", "otreg"])
+    command = f"otreg demo otreg --out {tmp_path} --seeds 2 --arms base,otreg --split test"
+    assert options["command"].startswith(command)
     manifest = place / "train" / "manifest.jsonl"
     command = ["miniature", str(manifest), "--out", str(tmp_path), "--seed", "4"]
     (tmp_path / "more.txt").write_text("one two\n")
