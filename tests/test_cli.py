@@ -68,6 +68,15 @@ def test_every_command_has_help_with_an_example(
     assert f"Example: otreg {command}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_a_flag_stands_alone_in_the_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"] if command else ["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--help" in shown
+    assert "<bool>" not in shown
+    assert "BOOLEAN" not in shown
+
+
 def test_the_installed_command_lists_every_command() -> None:
     done = subprocess.run([OTREG, "--help"], capture_output=True, text=True, check=True)
     assert all(command in done.stdout for command in COMMANDS)
@@ -233,8 +242,9 @@ def test_demo_and_miniature_call_what_they_name(
     more = tmp_path / "more.txt"
     assert main([*command, "--units", "phonemes", "--text", str(more)]) == 0
     settings = otreg.synthetic.towers.MiniatureSettings(units="phonemes")
-    expected = {"root": None, "texts": [more], "seed": 4, "settings": settings}
-    assert calls == [([manifest], tmp_path, expected)]
+    ((given, out, options),) = calls
+    assert (given, out, options.pop("progress") is not None) == ([manifest], tmp_path, True)
+    assert options == {"root": None, "texts": [more], "seed": 4, "settings": settings}
     assert main([*command, "--units", "letters"]) == 2
 
 

@@ -3,7 +3,13 @@
 A user's mistake ends with exit code 2 and one line on stderr, anything else with 1.
 """
 
-from otreg.cli import demo, prepare, train, trained  # the commands register themselves
+from otreg.cli import (  # the commands register themselves
+    demo,
+    miniature,
+    prepare,
+    train,
+    trained,
+)
 from otreg.cli.application import main
 
-__all__ = ["demo", "main", "prepare", "train", "trained"]
+__all__ = ["demo", "main", "miniature", "prepare", "train", "trained"]

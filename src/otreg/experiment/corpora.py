@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from otreg.synthetic.demo_corpora import IN_DOMAIN, CorporaSettings, build_demo_corpora
+from otreg.synthetic.corpora import CORPORA as BUILDERS
+from otreg.synthetic.corpora import build_corpora
+from otreg.synthetic.corpus import IN_DOMAIN
+from otreg.synthetic.topics import TOPICS
 
 __all__ = ["CORPORA", "CorporaKind"]
 
@@ -17,10 +20,7 @@ class CorporaKind:
     """A kind of corpora.
 
     Attributes:
-        settings: the dataclass of its sizes.
-        build: synthesises what is missing under a folder, for a split; returns paths by name: each
-            of `training` and `evaluation`, "towers" (a manifest), "text" (sentences, one a line)
-            and those of `exchanges`.
+        name: of `otreg.synthetic.corpora.CORPORA`.
         training: names of the manifests that can be trained on.
         evaluation: names of the manifests that are evaluated on.
         in_domain: those of `evaluation` that are of the training data's kind, unless the experiment
@@ -28,27 +28,47 @@ class CorporaKind:
         exchanges: further files for the language model.
     """
 
-    settings: type
-    build: Callable[[Path, Any, str], Mapping[str, Path]]
+    name: str
     training: tuple[str, ...]
     evaluation: tuple[str, ...]
     in_domain: tuple[str, ...]
     exchanges: tuple[str, ...] = ()
 
+    @property
+    def settings(self) -> type:
+        """The dataclass of its sizes."""
+        return BUILDERS[self.name].settings
 
-def _build_demo(folder: Path, settings: Any, split: str) -> Mapping[str, Path]:
-    built = build_demo_corpora(folder, settings, split=split)
-    named = {"towers": built.towers, "text": built.text, "train": built.train}
-    return named | built.evaluation
+    def build(self, folder: Path, settings: Any, split: str) -> Mapping[str, Path]:
+        """Synthesise what is missing under a folder, for a split.
+
+        Returns:
+            Paths by name: each of `training` and `evaluation`, "towers" (a manifest), "text"
+            (sentences, one a line) and those of `exchanges`.
+        """
+        built = build_corpora(self.name, folder, settings, split=split)
+        named = {"towers": built.towers, "text": built.text}
+        named |= dict(zip(self.exchanges, built.exchanges, strict=True))
+        return named | built.train | built.evaluation
 
 
 CORPORA: dict[str, CorporaKind] = {
-    "demo": CorporaKind(
-        CorporaSettings,
-        _build_demo,
-        ("train",),
-        (IN_DOMAIN, "voices", "rate", "noise", "templates", "all"),
-        (IN_DOMAIN,),
+    kind.name: kind
+    for kind in (
+        CorporaKind(
+            "demo",
+            ("train",),
+            (IN_DOMAIN, "voices", "rate", "noise", "templates", "all"),
+            (IN_DOMAIN,),
+        ),
+        CorporaKind(
+            "translation",
+            ("translate", "transcribe"),
+            ("retrieval", IN_DOMAIN, "voices", "templates", "text"),
+            (IN_DOMAIN, "retrieval", "text"),
+            ("exchanges",),
+        ),
+        CorporaKind("topics", ("narrow", "web", "pool"), (*TOPICS, "text"), ()),
     )
 }
 """By the name that an experiment's `corpora.type` gives."""
