@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from otreg.experiment.view_measures import divergences_of, layers_of
 from otreg.names import nearest
 from otreg.training.yaml_config import ConfigError
 
@@ -37,7 +38,12 @@ class MeasureKind:
     names: tuple[str, ...] | None
 
 
-MEASURES: dict[str, MeasureKind] = {}
+MEASURES: dict[str, MeasureKind] = {
+    "layers": MeasureKind(
+        layers_of, ("retrieval_pooled_mrr", "retrieval_pooled_top1", "best_cosine")
+    ),
+    "divergences": MeasureKind(divergences_of, ("misalignment", "forgetting")),
+}
 """By the name that an experiment gives."""
 
 
