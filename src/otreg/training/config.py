@@ -1,8 +1,9 @@
 """The configuration of a run: frozen dataclasses, read from YAML with dotted overrides.
 
 A recipe is data: which model, which manifests, and a list of stages, each saying what trains, on
-which objectives and how. Unknown keys are refused with the nearest name. Relative paths mean
-relative to the current directory, in the file as on the command line.
+which objectives and how. It may inherit from another (`otreg.training.inheritance`). Unknown keys
+are refused with the nearest name. Relative paths mean relative to the current directory, in the file
+as on the command line.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from otreg.training.field_types import (
     check_tower,
     check_trainer_keys,
 )
+from otreg.training.inheritance import RECIPES, find_configuration, read_configuration
 from otreg.training.yaml_config import (
     ConfigError,
     apply_overrides,
@@ -36,7 +38,6 @@ from otreg.training.yaml_config import (
     check_switched_off,
     describe_errors,
     dump_yaml,
-    parse_yaml,
 )
 
 __all__ = [
@@ -383,10 +384,10 @@ def config_from_dict(data: Any, *, source: str | Path = "configuration") -> RunC
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a YAML configuration and apply dotted overrides.
+    """Read a YAML configuration, what it inherits, and apply dotted overrides.
 
     Args:
-        path: the YAML file.
+        path: the YAML file, or the name of a shipped recipe; see `otreg.training.inheritance`.
         overrides: `key=value` strings, such as `stages.1.objectives.otreg.weight=0`.
 
     Returns:
@@ -395,14 +396,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: the file is missing or not YAML, or a key or value is wrong.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"no such configuration file: {str(path)!r}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the configuration {str(path)!r}: {error}") from None
-    data = parse_yaml(text, source=str(path))
+    path = find_configuration(path, RECIPES)
+    data = read_configuration(path, RECIPES)
     if not isinstance(data, Mapping):
         return config_from_dict(data, source=path)
     config = config_from_dict(apply_overrides(data, overrides), source=path)
