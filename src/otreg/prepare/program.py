@@ -176,6 +176,7 @@ class Program:
         )
         if same:
             logger.info("%s is up to date", self.out)
+            self._beside(".journal").unlink(missing_ok=True)  # left by a kill at the very end
         elif not self.overwrite:
             raise ValueError(
                 f"{self.out} exists and was not made from this by these settings; name another "
