@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -34,24 +33,6 @@ def test_a_manifest_is_known_by_its_text_and_its_audio_not_by_its_place(tmp_path
     assert digests.manifest(one) != digests.manifest(corpus(tmp_path / "three", tone=0.15))
     same.write_text(same.read_text().replace('"text": "a"', '"text": "c"'))
     assert digests.manifest(one) != digests.manifest(same)
-
-
-def test_a_file_is_read_again_when_its_size_or_time_changes(tmp_path: Path) -> None:
-    path, kept = tmp_path / "x", tmp_path / "digests.json"
-    path.write_text("one")
-    digests = Digests(kept)
-    first = digests.file(path)
-    digests.save()
-    status = path.stat()
-    path.write_text("two")  # the same size
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1000))
-    assert Digests(kept).file(path) != first
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert Digests(kept).file(path) == first  # the promise: size and time stand for the content
-    path.unlink()
-    digests.file(kept)
-    digests.save()
-    assert "x" not in json.loads(kept.read_text())
 
 
 def test_digests_that_cannot_be_read_are_made_anew(tmp_path: Path) -> None:

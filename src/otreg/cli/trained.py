@@ -61,7 +61,7 @@ def evaluate(
     model, processor = _load(run, device)
     facts = _run_facts(run)
     seed = facts.pop("seed", 0) if seed is None else seed
-    arm = arm or run.resolve().name.removesuffix(f"-seed{seed}")
+    arm = arm or run.absolute().name.removesuffix(f"-seed{seed}")
     from otreg.evaluation.evaluate import evaluate_model
     from otreg.evaluation.results import environment, write_results
 

@@ -8,6 +8,7 @@ gives.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -198,7 +199,12 @@ class Plan:
         """The frozen encoder's outputs for manifests."""
         model = config.model
         given = {key: getattr(model, key) for key in _OF_ENCODER if getattr(model, key) is not None}
-        settings = {"model": given, "batch_size": config.data.cache_batch_size}
+        cut = None if "test" in manifests else config.data.interleaving()
+        settings = {
+            "model": given,
+            "batch_size": config.data.cache_batch_size,
+            "interleaving": None if cut is None else list(dataclasses.astuple(cut)),
+        }
         towers = self._towers()
         inputs = {key: Ref(towers, key) for key in ("audio_tower", "language_model")}
         for part, refs in manifests.items():
@@ -218,6 +224,6 @@ def _unit_config(
     kept = data["model"] if is_first else {key: data["model"][key] for key in _OF_LATER_STAGES}
     starts = ("init", "audio_tower", "language_model")
     data["model"] = {key: value for key, value in kept.items() if key not in starts}
-    paths = ("train", "validation", "cache_dir")
+    paths = ("train", "validation", "root", "cache_dir")
     data["data"] = {key: value for key, value in data["data"].items() if key not in paths}
     return data

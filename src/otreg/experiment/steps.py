@@ -73,18 +73,22 @@ def make_prepared(call: Call) -> Mapping[str, Path]:
 def make_states(call: Call) -> Mapping[str, Path]:
     """Encode manifests once by a frozen encoder: those of `train`, `validation` and `test` apart."""
     from otreg.data.dataset import SpeechTextDataset
+    from otreg.data.interleave import Interleaving
+    from otreg.data.manifest import read_manifests
     from otreg.model import SpeechLMForConditionalGeneration, SpeechLMProcessor
     from otreg.prepare.encoder_states import build_encoder_cache
 
     towers = [str(call.inputs[name]) for name in ("audio_tower", "language_model")]
-    options = call.settings["model"]
-    model = SpeechLMForConditionalGeneration.from_towers(*towers, **options)
+    settings = call.settings
+    model = SpeechLMForConditionalGeneration.from_towers(*towers, **settings["model"])
     processor = SpeechLMProcessor.from_config(model.config, *towers)
+    spans = settings["interleaving"]
+    cut = None if spans is None else Interleaving(tuple(spans[0]), tuple(spans[1]), spans[2])
     for part in STATE_PARTS:
         manifests = _numbered(call, part)
         if manifests:
-            dataset = SpeechTextDataset(manifests, processor)
-            size = call.settings["batch_size"]
+            dataset = SpeechTextDataset(read_manifests(manifests), processor, interleaving=cut)
+            size = settings["batch_size"]
             build_encoder_cache(model, dataset, call.folder / part, batch_size=size)
     return {"states": call.folder}
 
