@@ -132,6 +132,7 @@ def _sum_over_classes(
         total.add_(share.sum(1))
         if with_mean:
             mean = share @ rows if mean is None else mean.addmm_(share, rows)
+        del chunk_rows, rows, scores, share  # before the next chunk is made
     return offset + total.log(), total, mean
 
 
