@@ -132,8 +132,9 @@ def topic_text(topic: str, rng: random.Random) -> str:
         chosen = [rng.choice(openings)]
         chosen += rng.sample(middles, rng.randint(1, 2))
         chosen.append(rng.choice(closings))
-        fillers = {name: rng.choice(words.split(",")) for name, words in slots.items()}
-        text = _SLOT.sub(lambda match: fillers[match[1]], " ".join(chosen))
+        text = " ".join(chosen)
+        for name, words in slots.items():
+            text = text.replace(f"{{{name}}}", rng.choice(words.split(",")))
         if MIN_WORDS <= len(text.split()) <= MAX_WORDS:
             return text
 
