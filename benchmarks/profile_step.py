@@ -26,7 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-import otreg.objectives.otreg as otreg_module
+import otreg.objectives.plan as plan_module
 from otreg import OTReg
 from otreg.training.config import load_config
 from otreg.training.stages import train
@@ -80,7 +80,7 @@ def main() -> None:
     config = dataclasses.replace(config, stages=[stage])
 
     OTReg.__call__ = marked("otreg", OTReg.__call__)  # type: ignore[method-assign]
-    otreg_module.cosine_transport = marked("transport", otreg_module.cosine_transport)
+    plan_module.cosine_transport = marked("transport", plan_module.cosine_transport)
     plain = SpeechLMTrainer.training_step
     profiler = profile(activities=[ProfilerActivity.CPU])
     count = 0

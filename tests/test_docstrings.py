@@ -11,7 +11,8 @@ import pytest
         "transport.sinkhorn",
         "objectives.otreg",
         "objectives.ctc",
-        "objectives.compose",
+        "objectives.base",
+        "objectives.plan",
         "objectives.registry",
     ],
 )

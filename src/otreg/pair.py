@@ -11,7 +11,8 @@ class SpeechTextPair:
     """Speech embeddings beside the embeddings of their transcripts, in one space.
 
     Validated once, here; the objectives trust it. What stands at padded positions does not matter,
-    NaN and infinity included.
+    NaN and infinity included. Inside torch.compile only shapes, dtypes and devices are validated:
+    looking at values would cut the graph in two.
 
     Args:
         speech: (batch, frames, dim) the adapter's outputs; carries the gradient.
@@ -22,7 +23,15 @@ class SpeechTextPair:
         token_ids: (batch, tokens) integer ids of the transcript's tokens; needed by the vocabulary
             loss over an embedding table and by CTC.
         pad_embedding: (dim,) the language model's row that stands for "nothing said".
-        embedding_table: (vocab, dim) the language model's input-embedding rows.
+        embedding_table: (vocab, dim) the language model's input-embedding rows, read in place and
+            never copied; a Parameter will do. Only the rows' directions are used, so a factor that
+            the model multiplies them all by (Gemma does) need not be applied.
+        pad_token_id: the row of embedding_table that pad_embedding is; None = not known, then the
+            objectives that need it look for it.
+        step_ids: (k,) the distinct token ids of all transcripts of the optimiser step, over its
+            micro-batches and ranks; None = the pair's own. For objectives with vocabulary="step" or
+            a number.
+        draw_seed: seeds what such objectives draw; the same seed draws the same rows. None = 0.
 
     Raises:
         ValueError: on shapes, dtypes or devices that do not fit, or an utterance without one real
@@ -41,6 +50,9 @@ class SpeechTextPair:
     token_ids: Tensor | None = None
     pad_embedding: Tensor | None = None
     embedding_table: Tensor | None = None
+    pad_token_id: int | None = None
+    step_ids: Tensor | None = None
+    draw_seed: int | None = None
 
     def __post_init__(self) -> None:
         """Validate, and fill masks that were left out."""
@@ -76,10 +88,14 @@ class SpeechTextPair:
                 )
         if self.token_ids is not None:
             _require_shape("token_ids", self.token_ids, (batch, tokens))
-            if self.token_ids.dtype not in (torch.int64, torch.int32):
+            _require_integers("token_ids", self.token_ids)
+        if self.step_ids is not None:
+            if not isinstance(self.step_ids, Tensor) or self.step_ids.ndim != 1:
                 raise ValueError(
-                    f"token_ids must be integers, got {self.token_ids.dtype}; use .long()"
+                    "step_ids must be a tensor of shape (k,), the distinct token ids of a step; got "
+                    f"{_shape_of(self.step_ids)}"
                 )
+            _require_integers("step_ids", self.step_ids)
         if self.pad_embedding is not None:
             _require_floating("pad_embedding", self.pad_embedding)
             _require_shape("pad_embedding", self.pad_embedding, (dim,))
@@ -91,13 +107,19 @@ class SpeechTextPair:
                     f"embedding_table must be (vocab, dim={dim}), got {tuple(table.shape)}; pass "
                     "the language model's get_input_embeddings().weight"
                 )
+            if self.pad_token_id is not None and not 0 <= self.pad_token_id < len(table):
+                raise ValueError(
+                    f"pad_token_id must lie in [0, {len(table)}), the rows of embedding_table, got "
+                    f"{self.pad_token_id}; pass None where the pad row is none of them"
+                )
         for name, value in vars(self).items():
             if isinstance(value, Tensor) and value.device != device:
                 raise ValueError(
                     f"{name} is on {value.device}, speech on {device}; move all tensors to one "
                     "device"
                 )
-        self._require_content()
+        if not torch.compiler.is_compiling():
+            self._require_content()
 
     def _require_content(self) -> None:
         """Refuse empty utterances and token ids outside of the table."""
@@ -114,14 +136,18 @@ class SpeechTextPair:
                     f"{name} has no real {what} in utterance(s) {rows} of the batch; every "
                     f"utterance needs at least one {what}: leave empty utterances out"
                 )
-        if self.token_ids is not None and self.embedding_table is not None:
-            vocab = self.embedding_table.shape[0]
-            real_ids = self.token_ids[self.text_mask]
+        if self.embedding_table is None:
+            return
+        vocab = len(self.embedding_table)
+        ids = {"token_ids": None if self.token_ids is None else self.token_ids[self.text_mask]}
+        for name, real_ids in (ids | {"step_ids": self.step_ids}).items():
+            if real_ids is None or real_ids.numel() == 0:
+                continue
             low, high = int(real_ids.min()), int(real_ids.max())
             if low < 0 or high >= vocab:
                 raise ValueError(
-                    f"token_ids must lie in [0, {vocab}) to index embedding_table, got {low} … "
-                    f"{high}; mark padding in text_mask, and take both from one tokenizer and model"
+                    f"{name} must lie in [0, {vocab}) to index embedding_table, got {low} … {high}; "
+                    "mark padding in text_mask, and take ids and table from one tokenizer and model"
                 )
 
 
@@ -131,7 +157,15 @@ def _require_floating(name: str, value: Tensor) -> None:
         raise ValueError(f"{name} must be a floating-point tensor, got {got}")
 
 
+def _require_integers(name: str, value: Tensor) -> None:
+    if value.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"{name} must be integers, got {value.dtype}; use .long()")
+
+
 def _require_shape(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
     if not isinstance(value, Tensor) or tuple(value.shape) != shape:
-        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"{name} must be a tensor of shape {shape}, got {got}")
+        raise ValueError(f"{name} must be a tensor of shape {shape}, got {_shape_of(value)}")
+
+
+def _shape_of(value: object) -> object:
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

@@ -127,6 +127,13 @@ def test_root_decides_where_paths_start(folder):
     assert read_manifest(path, root=folder.parent)[0].audio.name == "outside.wav"
 
 
+def test_a_root_that_is_no_folder_is_refused(folder):
+    path = write(folder, line())
+    for root in (folder / "absent", folder / "a.wav"):
+        with pytest.raises(ManifestError, match=r"m\.jsonl: the root '.*' is no folder"):
+            read_manifest(path, root=root)
+
+
 def test_an_id_twice_names_both_lines(folder):
     path = write(folder, line(), line(id="u2"), line(audio="b.wav"))
     with pytest.raises(ManifestError, match=":3: id 'u1' is already used on line 1"):

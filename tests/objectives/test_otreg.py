@@ -33,6 +33,7 @@ def make_pair(
         token_ids=ids,
         pad_embedding=table[0],
         embedding_table=table,
+        step_ids=torch.cat([ids.unique(), torch.tensor([0])]).unique(),  # with the pad row's own id
     )
 
 
@@ -48,7 +49,7 @@ def loop_loss(pair: SpeechTextPair, k: int, options: OTReg) -> tuple[float, np.n
     is_anchor = [first == length for first in firsts]
 
     cost = np.array([[1 - cosine(f, rows[j]) for j in firsts] for f in speech])
-    problem = cost.copy() if options.similarity else np.zeros_like(cost)
+    problem = cost.copy()
     for i in range(n):
         for j in range(m):
             places = [t for t in range(length) if belongs[t] == j]
@@ -77,14 +78,15 @@ def loop_loss(pair: SpeechTextPair, k: int, options: OTReg) -> tuple[float, np.n
         loss = primal_value(plan, problem, a, b, options.epsilon, rho_b=options.rho_target or 0.0)
     else:
         table = pair.embedding_table.numpy()
-        classes = np.vstack([table[1:], pad]) if options.pad_anchor else table
+        take_part = range(VOCAB) if options.vocabulary == "all" else pair.step_ids.tolist()
+        labels = [v for v in take_part if v > 0 or not options.pad_anchor]  # row 0 is the pad row
+        classes = np.vstack([table[labels], pad]) if options.pad_anchor else table[labels]
         loss = 0.0
         for i in range(n):
             scores = np.array([cosine(speech[i], row) for row in classes]) / options.temperature
             log_p = scores - np.log(np.exp(scores - scores.max()).sum()) - scores.max()
             for j, first in enumerate(firsts):
-                offset = 1 if options.pad_anchor else 0  # row 0 is the pad row, which went last
-                label = len(classes) - 1 if is_anchor[j] else ids[first] - offset
+                label = len(classes) - 1 if is_anchor[j] else labels.index(ids[first])
                 loss -= q[i, j] * log_p[label] / n
     if options.sparsity_weight:
         entropy = -(q * np.log(np.maximum(q, 1e-300))).sum(1).mean()
@@ -100,13 +102,15 @@ CASES = {
     "entropic": OTReg(loss="entropic", epsilon=0.05, **TIGHT),
     "entropic relaxed": OTReg(loss="entropic", epsilon=0.1, rho_target=0.3, **TIGHT),
     "relaxed": OTReg.paper(rho_target=0.1, **TIGHT),
-    "nearest": OTReg(rho_target=0.0, position_prior=0.0, epsilon=0.05, **TIGHT),
     "by count": OTReg.paper(target_mass="count", **TIGHT),
     "pad mass": OTReg.paper(pad_mass=0.4, **TIGHT),
     "pad mass by count": OTReg.paper(pad_mass=0.4, target_mass="count", **TIGHT),
     "pad mass estimated": OTReg.paper(pad_mass="estimate", **TIGHT),
     "vocabulary with pad": OTReg(pad_anchor=True, epsilon=0.05, temperature=0.2, **TIGHT),
-    "positions alone": OTReg(similarity=False, epsilon=0.05, position_prior=0.3, **TIGHT),
+    "step's tokens": OTReg(vocabulary="step", epsilon=0.05, **TIGHT),
+    "step's tokens with pad": OTReg(
+        vocabulary="step", pad_anchor=True, epsilon=0.05, temperature=0.2, **TIGHT
+    ),
     "cost with prior": OTReg.paper(position_prior=0.05, position_width=0.15, **TIGHT),
 }
 
@@ -123,6 +127,27 @@ def test_loss_and_plan_match_a_float64_loop(case: str) -> None:
         assert float(out.loss[k].detach()) == pytest.approx(loss, abs=2e-5)  # 1e-6 in the norms
         assert bool((out.plan[k, n:] == 0).all())
         assert bool((out.plan[k, :, m:] == 0).all())
+
+
+@pytest.mark.parametrize("temperature", [0.005, 1e-4])
+def test_the_smallest_temperatures_do_not_overflow(temperature: float) -> None:
+    exact = make_pair()
+    single = make_pair(dtype=torch.float32)
+    single = dataclasses.replace(
+        single,
+        **{
+            name: getattr(exact, name).detach().float()
+            for name in ("speech", "text", "pad_embedding", "embedding_table")
+        },
+        **{name: getattr(exact, name) for name in ("speech_mask", "text_mask", "token_ids")},
+    )
+    options = OTReg(epsilon=0.05, temperature=temperature, **TIGHT)
+    out = options(dataclasses.replace(single, speech=single.speech.requires_grad_()))
+    out.loss.sum().backward()
+    assert bool(torch.isfinite(single.speech.grad).all())
+    for k in range(3):
+        loss, _ = loop_loss(exact, k, options)
+        assert float(out.loss[k].detach()) == pytest.approx(loss, rel=1e-3)
 
 
 def test_every_option_is_reached_by_a_case() -> None:
@@ -272,7 +297,10 @@ def test_without_a_table_the_batch_is_the_vocabulary() -> None:
     used = pair.token_ids[pair.text_mask].unique()
     relabelled = torch.searchsorted(used, pair.token_ids).clamp(max=len(used) - 1)
     small = dataclasses.replace(
-        pair, token_ids=relabelled, embedding_table=pair.embedding_table[used]
+        pair,
+        token_ids=relabelled,
+        embedding_table=pair.embedding_table[used],
+        step_ids=None,
     )
     expected = OTReg()(small).loss
     by_id = OTReg()(dataclasses.replace(pair, embedding_table=None)).loss
@@ -311,6 +339,38 @@ def test_fewer_frames_than_targets_still_reach_every_target() -> None:
     speech = torch.randn(1, 2, DIM)
     out = OTReg(loss="cost", **TIGHT)(SpeechTextPair(speech, torch.randn(1, 5, DIM)))
     torch.testing.assert_close(out.plan.sum(1), torch.full((1, 5), 0.2))
+
+
+def test_transcripts_with_more_tokens_than_frames_are_counted() -> None:
+    pair = SpeechTextPair(
+        torch.randn(3, 4, DIM),
+        torch.randn(3, 5, DIM),
+        speech_mask=torch.arange(4) < torch.tensor([[4], [3], [4]]),
+        text_mask=torch.arange(5) < torch.tensor([[5], [3], [2]]),
+    )
+    out = OTReg(loss="cost")(pair)
+    assert out.terms["more_tokens_than_frames"].tolist() == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("options", "needed"),
+    [
+        (OTReg(), True),
+        (OTReg(loss="cost"), False),
+        (OTReg(loss="entropic"), False),
+        (OTReg(loss="cost", pad_anchor=True), True),
+        (OTReg.paper(), True),
+        (OTReg.paper(pad_anchor=False), False),
+    ],
+)
+def test_an_objective_says_whether_it_needs_a_vocabulary(options: OTReg, needed: bool) -> None:
+    assert options.needs_vocabulary is needed
+    pair = make_pair()
+    hidden = dataclasses.replace(  # a hidden layer has neither
+        pair, token_ids=None, pad_embedding=None, embedding_table=None, step_ids=None
+    )
+    if not needed:
+        assert bool(torch.isfinite(options(hidden).loss).all())
 
 
 def test_an_unconverged_plan_is_reported(caplog: pytest.LogCaptureFixture) -> None:
@@ -362,10 +422,32 @@ def test_the_plan_of_the_paper_is_a_plain_sinkhorn_of_its_cost() -> None:
         ({"plan_gradient": "yes"}, "plan_gradient must be one of stop, unrolled, implicit"),
         ({"target_mass": "len"}, "target_mass must be one of uniform, count"),
         ({"unique_threshold": 1.5}, r"unique_threshold must be a cosine in \(-1, 1\].*None"),
-        ({"epsilon": 0.0}, "epsilon must be > 0"),
-        ({"tol": -1.0}, "tol must be > 0"),
-        ({"max_iter": 0}, "max_iter must be at least 1"),
-        ({"rho_target": -0.1}, "rho_target must be >= 0 and finite.*None"),
+        ({"epsilon": 0.0}, "epsilon must be a finite number > 0"),
+        ({"epsilon": math.inf}, "epsilon must be a finite number > 0, got inf"),
+        ({"epsilon": math.nan}, "epsilon must be a finite number > 0, got nan"),
+        ({"tol": math.inf}, "tol must be a finite number > 0"),
+        ({"temperature": math.inf}, "temperature must be > 0 and finite"),
+        ({"temperature": math.nan}, "temperature must be > 0 and finite"),
+        ({"position_width": math.inf}, "position_width must be > 0 and finite"),
+        ({"position_prior": math.nan}, "position_prior must be >= 0 and finite"),
+        ({"position_prior": math.inf}, "position_prior must be >= 0 and finite"),
+        (
+            {"sparsity_weight": math.inf, "plan_gradient": "implicit"},
+            "sparsity_weight must be >= 0",
+        ),
+        ({"rho_target": math.inf}, "rho_target must be a finite number > 0.*None"),
+        ({"rho_target": math.nan}, "rho_target must be a finite number > 0"),
+        (
+            {"plan_gradient": "unrolled", "method": "compiled"},
+            "method 'compiled' has no unrolled gradient; pass one of .*'auto'",
+        ),
+        ({"vocabulary": "batch"}, "vocabulary must be 'all', 'step' .* got 'batch'"),
+        ({"vocabulary": -1}, "vocabulary must be .* a number >= 0.* got -1"),
+        ({"vocabulary": True}, "vocabulary must be .* got True"),
+        ({"tol": -1.0}, "tol must be a finite number > 0"),
+        ({"max_iter": 0}, "max_iter must be a whole number >= 1"),
+        ({"rho_target": 0.0}, "rho_target must be .* got 0.0; .* collapse: see the ablation"),
+        ({"rho_target": -0.1}, "rho_target must be a finite number > 0.*None"),
         ({"temperature": 0.0}, "temperature must be > 0"),
         ({"position_width": 0.0}, "position_width must be > 0"),
         ({"position_prior": -1.0}, "position_prior must be >= 0"),
@@ -374,7 +456,6 @@ def test_the_plan_of_the_paper_is_a_plain_sinkhorn_of_its_cost() -> None:
         ({"pad_mass": 0.2}, "pad_mass needs pad_anchor=True"),
         ({"pad_mass": 1.0, "pad_anchor": True}, r"pad_mass must be None, 'estimate' or a number"),
         ({"pad_mass": "auto", "pad_anchor": True}, "pad_mass must be None.*got 'auto'"),
-        ({"similarity": False, "position_prior": 0.0}, "similarity=False needs position_prior > 0"),
         (
             {"loss": "entropic", "plan_gradient": "implicit"},
             "plan_gradient must be 'stop' with loss='entropic'",

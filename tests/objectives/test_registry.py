@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from otreg import CTC, AlignmentOutput, OTReg, SpeechTextPair
-from otreg.objectives import OBJECTIVES, WeightedSum, build_objective
+from otreg.objectives import OBJECTIVES, OnPair, build_objective
 
 SIZES = {"dim": 6, "vocab_size": 9}
 
@@ -24,10 +24,21 @@ def mean_square(scale: float = 1.0):
     return lambda pair: AlignmentOutput(scale * pair.speech.square().mean((1, 2)))
 
 
+ON_PAIRS = ("otreg", "otreg_paper", "ctc")
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_registered_objective_gives_a_loss_per_utterance(name: str) -> None:
+def test_every_registered_objective_says_what_it_needs(name: str) -> None:
+    objective = build_objective(name, **SIZES)
+    assert isinstance(objective, OnPair) is (name in ON_PAIRS)
+    assert objective.needs <= {"text", "reference_speech", "reference_text", "step_ids"}
+    assert objective.layers == frozenset()
+
+
+@pytest.mark.parametrize("name", ON_PAIRS)
+def test_every_objective_on_pairs_gives_a_loss_per_utterance(name: str) -> None:
     pair = make_pair()
-    out = build_objective(name, dim=6, vocab_size=9)(pair)
+    out = build_objective(name, **SIZES).objective(pair)
     assert out.loss.shape == (2,)
     out.loss.mean().backward()
     assert float(pair.speech.grad.abs().max()) > 0
@@ -35,12 +46,31 @@ def test_every_registered_objective_gives_a_loss_per_utterance(name: str) -> Non
 
 
 def test_presets_and_options_are_what_their_names_say() -> None:
-    assert build_objective("otreg", **SIZES) == OTReg()
-    assert build_objective("otreg_paper", {"epsilon": 0.1}, **SIZES) == OTReg.paper(epsilon=0.1)
-    head = build_objective("ctc", {"tied": False}, **SIZES)
+    def built(name: str, options: dict | None = None) -> object:
+        return build_objective(name, options, **SIZES).objective
+
+    assert built("otreg") == OTReg()
+    assert built("otreg_paper", {"epsilon": 0.1}) == OTReg.paper(epsilon=0.1)
+    head = built("ctc", {"tied": False})
     assert isinstance(head, CTC)
     assert head.head.weight.shape == (10, 6)
-    assert build_objective("ctc", {"temperature": 0.2}, **SIZES).temperature == 0.2
+    assert built("ctc", {"temperature": 0.2}).temperature == 0.2
+    assert built("otreg", {"vocabulary": 64}).vocabulary == 64
+
+
+@pytest.mark.parametrize("setting", ["step", 64])
+def test_the_steps_tokens_are_asked_for_where_they_are_used(setting: str | int) -> None:
+    for name in ("otreg", "ctc"):
+        assert build_objective(name, {"vocabulary": setting}, **SIZES).needs == {"step_ids"}
+        assert build_objective(name, **SIZES).needs == frozenset()
+
+
+def test_hidden_layers_are_refused_to_what_needs_a_vocabulary() -> None:
+    cost = build_objective("otreg", {"loss": "cost"}, layer=1, **SIZES)
+    assert cost.layers == {1}
+    for name in ON_PAIRS:
+        with pytest.raises(ValueError, match="needs the vocabulary or the pad row"):
+            build_objective(name, layer=1, **SIZES)
 
 
 def test_the_paper_preset_is_the_papers_method() -> None:
@@ -54,7 +84,9 @@ def test_the_paper_preset_is_the_papers_method() -> None:
 def test_an_outsiders_objective_needs_no_registration() -> None:
     pair = make_pair()
     objective = build_objective(f"{__name__}:mean_square", {"scale": 2.0}, **SIZES)
-    torch.testing.assert_close(objective(pair).loss, 2 * pair.speech.square().mean((1, 2)))
+    torch.testing.assert_close(
+        objective.objective(pair).loss, 2 * pair.speech.square().mean((1, 2))
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,32 +98,9 @@ def test_an_outsiders_objective_needs_no_registration() -> None:
         ("ctc", {"temprature": 1.0}, "no option 'temprature'; did you mean 'temperature'"),
         ("nowhere:thing", {}, "'nowhere:thing' cannot be imported .*nowhere"),
         ("otreg.pair:Nothing", {}, "cannot be imported .*Nothing"),
-        ("otreg", {"epsilon": -1.0}, "epsilon must be > 0"),
+        ("otreg", {"epsilon": -1.0}, "epsilon must be a finite number > 0"),
     ],
 )
 def test_mistakes_are_named_with_the_nearest_known(name: str, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_objective(name, options, **SIZES)
-
-
-def test_objectives_compose_by_weight() -> None:
-    pair = make_pair()
-    ctc = CTC(tied=False, dim=6, vocab_size=9)
-    both = WeightedSum({"ctc": (ctc, 0.5), "otreg": (OTReg(), 0.3), "off": (OTReg.paper(), 0.0)})
-    out = both(pair)
-    parts = {"ctc": ctc(pair), "otreg": OTReg()(pair)}
-    torch.testing.assert_close(out.loss, 0.5 * parts["ctc"].loss + 0.3 * parts["otreg"].loss)
-    for name, part in parts.items():
-        torch.testing.assert_close(out.terms[f"{name}/loss"], part.loss.detach())
-        for term, value in part.terms.items():
-            torch.testing.assert_close(out.terms[f"{name}/{term}"], value)
-    assert not any(term.startswith("off/") for term in out.terms)
-    torch.testing.assert_close(out.plan, parts["otreg"].plan)
-    assert {id(p) for p in both.parameters()} == {id(p) for p in ctc.parameters()}
-
-
-def test_bad_compositions_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least one objective"):
-        WeightedSum({})
-    with pytest.raises(ValueError, match="the weight of 'otreg' must be finite and >= 0, got -1"):
-        WeightedSum({"otreg": (OTReg(), -1.0)})

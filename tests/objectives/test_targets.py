@@ -98,6 +98,30 @@ def test_padding_does_not_change_targets() -> None:
         assert torch.equal(getattr(a, name), getattr(b, name))
 
 
+def test_padding_that_holds_the_pad_row_leaves_the_anchor_alone() -> None:
+    # As training has it: padded token ids are the pad token's, so padding rows are the pad row.
+    text, mask = clustered(4, 6)
+    pad = torch.randn(6) * 5
+    expected = unique_targets(text, mask, 0.999, pad)
+    filled = torch.where(mask.unsqueeze(2), text, pad)
+    targets = unique_targets(filled, mask, 0.999, pad)
+    assert bool((~mask).any())
+    assert bool((targets.anchor.sum(1) == 1).all())
+    for name in ("embeddings", "mask", "token_index", "anchor", "occurrences"):
+        assert torch.equal(getattr(targets, name), getattr(expected, name)), name
+
+
+def test_padding_on_the_left_moves_positions_alone() -> None:
+    text, mask = clustered(3, 8)
+    left = torch.cat([torch.full((3, 2, 6), float("nan")), text], 1)
+    left_mask = torch.cat([torch.zeros(3, 2).bool(), mask], 1)
+    a, b = unique_targets(text, mask, 0.8), unique_targets(left, left_mask, 0.8)
+    for name in ("embeddings", "mask"):
+        assert torch.equal(getattr(a, name), getattr(b, name))
+    assert torch.equal(a.token_index[a.mask] + 2, b.token_index[b.mask])
+    assert torch.equal(a.occurrences, b.occurrences[:, 2:])
+
+
 def test_autocast_does_not_change_targets() -> None:
     text, mask = clustered(6, 12, dim=16)
     text[:, 3] = 3 * text[:, 1]  # one direction, whose cosine rounds below 1 in half precision

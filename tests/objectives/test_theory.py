@@ -19,6 +19,6 @@ def test_the_theory_names_functions_that_exist(name: str) -> None:
 def test_the_theory_explains_options_that_exist() -> None:
     text = (DOCS / "theory.md").read_text() + (DOCS / "papers.md").read_text()
     options = OTReg.__dataclass_fields__
-    for name in ("unique_threshold", "rho_target", "plan_gradient", "pad_mass", "similarity"):
+    for name in ("unique_threshold", "rho_target", "plan_gradient", "pad_mass", "vocabulary"):
         assert name in options
         assert name in text

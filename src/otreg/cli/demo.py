@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -12,25 +13,56 @@ from otreg.cli.application import app, quiet_transformers
 
 @app.command(epilog="Example: otreg demo --out demo-out --seeds 3 --arms base,otreg")
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for corpora, models and results.")] = Path(
-        "demo-out"
-    ),
+    name: Annotated[
+        str, typer.Argument(help="The experiment: a shipped one by name, or a YAML file.")
+    ] = "otreg",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for corpora, models and results. Default: demo-out, "
+            "or demo-out-NAME for another experiment than otreg.",
+            show_default=False,
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 1,
     arms: Annotated[
         str | None, typer.Option(help="Which arms, by commas; base always runs. Default: all.")
     ] = None,
+    split: Annotated[
+        str,
+        typer.Option(
+            help="Evaluate on the test corpora, or on those that choices are made on (development)."
+        ),
+    ] = "test",
+    processes: Annotated[
+        int, typer.Option(min=1, help="Steps run side by side, one thread each.")
+    ] = 2,
 ) -> None:
-    """Show all of otreg in miniature: no GPU, no network, some minutes.
+    """Show a system in miniature: no GPU, no network, some minutes.
 
     Synthesises corpora, trains tiny towers and a speech language model in several arms, tests them
     on speech unlike the training's, and writes results.json and report.html.
     """
-    from otreg.experiment.runner import run_demo
+    from otreg.experiment.reading import load_experiment
+    from otreg.experiment.runner import run_experiment
 
     quiet_transformers()
-    chosen = None if arms is None else [name.strip() for name in arms.split(",") if name.strip()]
-    results = run_demo(
-        out, seeds=seeds, arms=chosen, progress=lambda line: typer.echo(line, err=True)
+    experiment = load_experiment(name)
+    if out is None:
+        out = Path("demo-out" if experiment.name == "otreg" else f"demo-out-{experiment.name}")
+    chosen = None if arms is None else [arm.strip() for arm in arms.split(",") if arm.strip()]
+    command = ["otreg", "demo", name, "--out", str(out), "--seeds", str(seeds)]
+    command += [] if chosen is None else ["--arms", ",".join(chosen)]
+    command += ["--split", split, "--processes", str(processes)]
+    results = run_experiment(
+        experiment,
+        out,
+        seeds=seeds,
+        arms=chosen,
+        split=split,
+        num_processes=processes,
+        progress=lambda line: typer.echo(line, err=True),
+        command=shlex.join(command),
     )
     from otreg.cli.tables import print_arms
 

@@ -24,6 +24,13 @@ def miniature(
             help="What the encoder learns: characters, or phonemes by espeak-ng (extra demo)."
         ),
     ] = "characters",
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that the manifests' audio paths start from and stay in. Default: each "
+            "manifest's own folder."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and data order.")] = 0,
 ) -> None:
     """Train a tiny speech encoder and a tiny language model on your own manifests.
@@ -42,7 +49,13 @@ def miniature(
     settings = MiniatureSettings(units=units)  # type: ignore[arg-type]
     with TowerBars() as bars:
         folder = build_miniature(
-            manifests, out, texts=text or [], seed=seed, settings=settings, progress=bars
+            manifests,
+            out,
+            root=root,
+            texts=text or [],
+            seed=seed,
+            settings=settings,
+            progress=bars,
         )
     typer.echo(
         f"model.audio_tower={folder / 'audio_tower'}\n"

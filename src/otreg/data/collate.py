@@ -1,38 +1,40 @@
 """Examples to the one batch format that training, caching and generation share.
 
     {
-        "input_ids":           (batch, tokens) long,  # prompt, in it config.audio_token_id once per
-                                                      # speech frame; then, to train, the transcript
-                                                      # and the end-of-sequence token
+        "input_ids":           (batch, tokens) long,  # text, and config.audio_token_id once per
+                                                      # speech frame
         "attention_mask":      (batch, tokens) long,  # 1 = real, 0 = padding
-        "labels":              (batch, tokens) long,  # training only; -100 on prompt and padding
+        "labels":              (batch, tokens) long,  # training only; -100 where not supervised
 
-        # either raw features …
-        "input_features":      (batch, frames, mels) or (batch, samples) float,  # padded with 0
-        "input_features_mask": (batch, frames) or (batch, samples) bool,         # True = real
+        # the audio is flat: all clips of the batch, in the order of their placeholders; these keys
+        # are missing where no row has a clip. Either raw features …
+        "input_features":      (clips, frames, mels) or (clips, samples) float,  # padded with 0
+        "input_features_mask": (clips, frames) or (clips, samples) bool,         # True = real
         # … or the frozen encoder's outputs, from a cache
-        "encoder_hidden_states": (batch, encoder_frames, dim) float,             # padded with 0
-        "encoder_mask":          (batch, encoder_frames) bool,                   # True = real
+        "encoder_hidden_states": (clips, encoder_frames, dim) float,             # padded with 0
+        "encoder_mask":          (clips, encoder_frames) bool,                   # True = real
+        "clips":               (clips, 3) long,       # row, first column and number of the clip's
+                                                      # placeholders in input_ids
 
-        # training only: the transcript's tokens alone (no begin, no end), for the objectives
-        "text_ids":            (batch, text_tokens) long,
-        "text_mask":           (batch, text_tokens) bool,                        # True = real
+        # training only: each clip's transcript as it stands in the row or in its text twin
+        "text_ids":            (clips, text_tokens) long,
+        "text_mask":           (clips, text_tokens) bool,  # True = real; all False: no transcript
     }
 
-Axes: batch, then time (tokens, frames, samples), then features. Features and text are padded on the
-right; input_ids on the right to train and on the left to generate. A batch has no other key: rows
-stand in the order of the examples, whose ids and texts stay in the dataset.
+Axes: batch or clips, then time (tokens, frames, samples), then features. Features and text are
+padded on the right; input_ids on the right to train and on the left to generate. A batch has no
+other key: rows stand in the order of the examples, whose ids and texts stay in the dataset.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from otreg.data.dataset import Example, Processor
+from otreg.data.padding import pad_ids, pad_stack
 
 IGNORED_LABEL = -100
 
@@ -41,13 +43,13 @@ class SpeechTextCollator:
     """Pad examples of a `SpeechTextDataset` into one batch (the module's literal).
 
     Args:
-        processor: tokenizes prompt and transcript, see `otreg.data.dataset.Processor`.
+        processor: tokenizes rows, see `otreg.data.dataset.Processor`.
         padding_side: where input_ids, attention_mask and labels are padded; "left" to generate.
-        training: whether the transcript is part of the batch.
+        training: whether the answers and transcripts are part of the batch.
 
     Raises:
         ValueError: for another padding side, and, when called, for examples of different kinds or
-            without a transcript to train on.
+            with nothing to train on.
 
     """
 
@@ -68,91 +70,68 @@ class SpeechTextCollator:
         """Return the batch of these examples, in their order."""
         if not examples:
             raise ValueError("expected at least one example, received none")
+        speech, num_frames = self._speech(examples)
+        return {**self._tokens(examples, num_frames), **speech}
+
+    def _speech(
+        self, examples: Sequence[Example]
+    ) -> tuple[dict[str, torch.Tensor], list[list[int]]]:
+        """The clips of all rows, and the speech frames of each row's clips."""
         cached = ["encoder_hidden_states" in example for example in examples]
         if any(cached) != all(cached):
             raise ValueError(
                 "some examples hold encoder_hidden_states and some input_features; "
                 "a batch holds one kind: use the encoder cache for all or for none"
             )
-        speech, num_speech_frames = (
-            self._cached_states(examples) if cached[0] else self._features(examples)
-        )
-        return {**self._tokens(examples, num_speech_frames), **speech}
-
-    def _cached_states(
-        self, examples: Sequence[Example]
-    ) -> tuple[dict[str, torch.Tensor], list[int]]:
-        states, mask = pad_stack([example["encoder_hidden_states"] for example in examples])
-        count = self.processor.num_speech_frames_from_encoder
-        frames = [count(len(example["encoder_hidden_states"])) for example in examples]
-        return {"encoder_hidden_states": states, "encoder_mask": mask}, frames
-
-    def _features(self, examples: Sequence[Example]) -> tuple[dict[str, torch.Tensor], list[int]]:
-        features, mask = pad_stack([example["input_features"] for example in examples])
-        count = self.processor.num_speech_frames
-        frames = [count(len(example["input_features"])) for example in examples]
-        return {"input_features": features, "input_features_mask": mask}, frames
+        count: Callable[[int], int] = self.processor.num_speech_frames
+        names = ("input_features", "input_features_mask")
+        if cached[0]:
+            count = self.processor.num_speech_frames_from_encoder
+            names = ("encoder_hidden_states", "encoder_mask")
+        rows: list[Any] = [example[names[0]] for example in examples]  # type: ignore[literal-required]
+        num_frames = [[count(len(clip)) for clip in clips] for clips in rows]
+        flat = [clip for clips in rows for clip in clips]
+        if not flat:
+            return {}, num_frames
+        return dict(zip(names, pad_stack(flat), strict=True)), num_frames
 
     def _tokens(
-        self, examples: Sequence[Example], num_speech_frames: Sequence[int]
+        self, examples: Sequence[Example], num_frames: Sequence[Sequence[int]]
     ) -> dict[str, torch.Tensor]:
         rows = []
-        for example, num_frames in zip(examples, num_speech_frames, strict=True):
-            if self.training and not example["text"]:
+        for example, frames in zip(examples, num_frames, strict=True):
+            row = example["row"]
+            if self.training and not any(segment.supervised for segment in row.segments):
                 raise ValueError(
-                    f"utterance {example['id']!r} has no transcript to train on; "
-                    "pass training=False to transcribe it"
+                    f"{row.name or row.id} has nothing to train on (no transcript, no assistant's "
+                    "turn); pass training=False to generate from it"
                 )
-            text = example["text"] if self.training else None
             try:
-                row = self.processor.tokenize_example(num_frames, text, example["language"] or None)
+                rows.append(
+                    self.processor.tokenize_row(row if self.training else row.prompt(), frames)
+                )
             except ValueError as error:
-                raise ValueError(f"utterance {example['id']!r}: {error}") from error
-            rows.append(row)
-        input_ids = [row["input_ids"] for row in rows]
+                raise ValueError(f"{row.name or row.id}: {error}") from error
+        left = self.padding_side == "left"
+        pad = self.processor.pad_token_id
+        ids = [row["input_ids"] for row in rows]
         batch = {
-            "input_ids": self._pad(input_ids, self.processor.pad_token_id),
-            "attention_mask": self._pad([[1] * len(row) for row in input_ids], 0),
+            "input_ids": pad_ids(ids, pad, left=left),
+            "attention_mask": pad_ids([[1] * len(row) for row in ids], 0, left=left),
         }
+        size = batch["input_ids"].shape[1]
+        clips = [
+            (number, start + (size - len(row["input_ids"]) if left else 0), length)
+            for number, row in enumerate(rows)
+            for start, length in row["clips"]
+        ]
+        if clips:
+            batch["clips"] = torch.tensor(clips, dtype=torch.long)
         if self.training:
-            batch["labels"] = self._pad([row["labels"] for row in rows], IGNORED_LABEL)
-            text_ids = [row["text_ids"] for row in rows]
-            batch["text_ids"] = _pad_ids(text_ids, self.processor.pad_token_id, "right")
-            batch["text_mask"] = _pad_ids([[1] * len(ids) for ids in text_ids], 0, "right").bool()
+            labels = [row["labels"] for row in rows]
+            batch["labels"] = pad_ids(labels, IGNORED_LABEL, left=left)
+            text_ids = [text for row in rows for text in row["text_ids"]]
+            if text_ids:
+                batch["text_ids"] = pad_ids(text_ids, pad)
+                batch["text_mask"] = pad_ids([[1] * len(text) for text in text_ids], 0).bool()
         return batch
-
-    def _pad(self, rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
-        return _pad_ids(rows, value, self.padding_side)
-
-
-def pad_stack(
-    arrays: Sequence[np.ndarray | torch.Tensor],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Stack (time, ...) arrays of different lengths, with zeros on the right.
-
-    Returns:
-        The stack (batch, longest time, ...) and its mask (batch, longest time), True = real.
-
-    Raises:
-        ValueError: when the arrays differ in more than their first axis.
-
-    """
-    tensors = [torch.as_tensor(array) for array in arrays]
-    shapes = {tuple(tensor.shape[1:]) for tensor in tensors}
-    if len(shapes) > 1:
-        raise ValueError(
-            f"expected arrays that differ in length alone, received the further axes "
-            f"{sorted(shapes)}; is the encoder cache another encoder's?"
-        )
-    lengths = torch.tensor([len(tensor) for tensor in tensors])
-    stack = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
-    return stack, torch.arange(stack.shape[1])[None, :] < lengths[:, None]
-
-
-def _pad_ids(rows: Sequence[Sequence[int]], value: int, side: str) -> torch.Tensor:
-    padded = torch.full((len(rows), max(len(row) for row in rows)), value, dtype=torch.long)
-    for padded_row, row in zip(padded, rows, strict=True):
-        if row:
-            where = slice(len(row)) if side == "right" else slice(-len(row), None)
-            padded_row[where] = torch.tensor(row, dtype=torch.long)
-    return padded

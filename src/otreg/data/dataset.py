@@ -1,4 +1,4 @@
-"""Utterances to model inputs, one at a time: a map-style dataset."""
+"""Manifest lines to model inputs, one at a time: a map-style dataset."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import torch
 from torch.utils.data import Dataset
 
 from otreg.data.audio import MAX_DURATION_S, SAMPLE_RATE_HZ, AudioError, audio_info, load_audio
+from otreg.data.interleave import Interleaving
 from otreg.data.manifest import ManifestError, Utterance, check_unique_ids, read_manifests
+from otreg.data.segments import Clip, Row, row_of
 
 if TYPE_CHECKING:
     from otreg.data.encoder_cache import EncoderCache
@@ -25,46 +27,51 @@ class Processor(Protocol):
     def features(self, samples: np.ndarray) -> np.ndarray:
         """Turn samples at 16 kHz into (frames, mels) or (samples,), without padding."""
 
+    def feature_length(self, num_samples: int) -> int:
+        """Return the length of `features` for that many samples, without the audio."""
+
     def num_speech_frames(self, feature_length: int) -> int:
         """Return the placeholders in the prompt for features of this length."""
 
     def num_speech_frames_from_encoder(self, encoder_frames: int) -> int:
         """Return the placeholders in the prompt for encoder outputs of this length."""
 
-    def tokenize_example(
-        self, num_speech_frames: int, text: str | None, language: str | None = None
-    ) -> dict[str, Any]:
-        """Return input_ids, labels and text_ids as lists (the last two None without a text)."""
+    def tokenize_row(self, row: Row, num_frames: Sequence[int]) -> dict[str, Any]:
+        """Return input_ids, labels, clips (start, length) and text_ids of each clip, as lists."""
 
 
 class Example(TypedDict, total=False):
-    """One item of a `SpeechTextDataset`; it has one of the last two keys."""
+    """One item of a `SpeechTextDataset`; it has one of the last two keys, a list over clips."""
 
     id: str
-    text: str
+    row: Row
+    text: str  # the answer: the transcript, or the last assistant turn
     language: str
     speaker: str | None
-    duration_s: float
-    input_features: np.ndarray  # (frames, mels) or (samples,)
-    encoder_hidden_states: torch.Tensor  # (encoder frames, dim)
+    duration_s: float  # of all clips together
+    input_features: list[np.ndarray]  # (frames, mels) or (samples,) each
+    encoder_hidden_states: list[torch.Tensor]  # (encoder frames, dim) each
 
 
 class SpeechTextDataset(Dataset[Example]):
-    """Speech and transcripts of some manifests, decoded when asked for.
+    """Rows of some manifests, their audio decoded when asked for.
 
-    An item is a dict of the utterance's id, text, language, speaker, duration_s and either
-    input_features or, with an encoder cache, encoder_hidden_states.
+    An item is a dict of the row's id, segments, answer, language, speaker, duration_s and, for each
+    of its clips, input_features or, with an encoder cache, encoder_hidden_states.
 
     Args:
         data: manifests (paths), or utterances.
         processor: makes the features, see `Processor`.
-        encoder_cache: outputs of the frozen encoder for all utterances, from
-            `build_encoder_cache`; the audio is then not decoded.
-        max_duration_s: longest utterance that is accepted, in seconds.
+        encoder_cache: outputs of the frozen encoder for all clips, from `build_encoder_cache`; the
+            audio is then not decoded.
+        max_duration_s: longest clip that is accepted, in seconds.
+        interleaving: cuts every utterance into a document of written and spoken spans; None = rows
+            as the manifest has them.
+        root: folder that no audio path may leave; None = each manifest's own.
 
     Raises:
         ManifestError: for a bad manifest, ids used twice, or no utterance at all.
-        StaleCacheError: when the cache lacks an utterance or its audio has changed.
+        StaleCacheError: when the cache lacks a clip or its audio has changed.
 
     """
 
@@ -75,17 +82,25 @@ class SpeechTextDataset(Dataset[Example]):
         *,
         encoder_cache: EncoderCache | None = None,
         max_duration_s: float = MAX_DURATION_S,
+        interleaving: Interleaving | None = None,
+        root: str | Path | None = None,
     ) -> None:
-        self.utterances = as_utterances(data)
+        self.utterances = as_utterances(data, root=root)
         self.processor = processor
         self.encoder_cache = encoder_cache
         self.max_duration_s = max_duration_s
+        self.interleaving = interleaving
+        self.rows = [(interleaving or row_of)(utterance) for utterance in self.utterances]
         self._feature_lengths: dict[int, int] = {}
         if encoder_cache is not None:
-            encoder_cache.check(self.utterances)
+            encoder_cache.check(self.clips())
 
     def __len__(self) -> int:
         return len(self.utterances)
+
+    def clips(self) -> list[Clip]:
+        """All clips of all rows, in order."""
+        return [clip for row in self.rows for clip in row.clips]
 
     def __getitem__(self, index: int) -> Example:
         """Load one item.
@@ -94,83 +109,95 @@ class SpeechTextDataset(Dataset[Example]):
             AudioError: naming file and manifest line, for audio that cannot be used.
 
         """
-        utterance = self.utterances[index]
+        utterance, row = self.utterances[index], self.rows[index]
         example: Example = {
             "id": utterance.id,
-            "text": utterance.text,
+            "row": row,
+            "text": row.answer,
             "language": utterance.language,
             "speaker": utterance.speaker,
-            "duration_s": 0.0,
         }
         if self.encoder_cache is not None:
-            states, duration_s = self.encoder_cache.get(utterance)
-            example["encoder_hidden_states"] = states
-            example["duration_s"] = duration_s
-            return example
-        samples = load_audio(utterance, max_duration_s=self.max_duration_s)
+            loaded = [self.encoder_cache.get(clip) for clip in row.clips]
+            example["encoder_hidden_states"] = [states for states, _ in loaded]
+            example["duration_s"] = sum(duration_s for _, duration_s in loaded)
+        else:
+            decoded = [self.load_clip(clip) for clip in row.clips]
+            example["input_features"] = [features for features, _ in decoded]
+            example["duration_s"] = sum(duration_s for _, duration_s in decoded)
+        return example
+
+    def load_clip(self, clip: Clip) -> tuple[np.ndarray, float]:
+        """Decode one clip.
+
+        Returns:
+            Its features, (frames, mels) or (samples,), and its duration in seconds.
+
+        Raises:
+            AudioError: for audio that cannot be used.
+        """
+        samples = load_audio(clip, max_duration_s=self.max_duration_s)
         try:
             features = self.processor.features(samples)
         except ValueError as error:  # such as: longer than the encoder can take
-            raise AudioError(f"{utterance.name}: audio file {utterance.audio}: {error}") from error
-        self._check_frames(utterance, self.processor.num_speech_frames(len(features)))
-        example["input_features"] = features
-        example["duration_s"] = len(samples) / SAMPLE_RATE_HZ
-        return example
+            raise AudioError(f"{clip.name}: audio file {clip.audio}: {error}") from error
+        _check_frames(clip, self.processor.num_speech_frames(len(features)))
+        return features, len(samples) / SAMPLE_RATE_HZ
 
     def durations_s(self) -> list[float]:
-        """Return the length of every utterance in seconds, from headers; checks every file."""
+        """Return the length of every row's clips in seconds, from headers; checks every file."""
         return [
-            audio_info(utterance, max_duration_s=self.max_duration_s).duration_s
-            for utterance in self.utterances
+            sum(
+                audio_info(clip, max_duration_s=self.max_duration_s).duration_s
+                for clip in row.clips
+            )
+            for row in self.rows
         ]
 
     def lengths(self) -> list[int]:
-        """Return the tokens of every item (prompt, speech frames, transcript), for a sampler.
+        """Return the tokens of every item (text and speech frames), for a sampler.
 
-        Reads audio headers (or the cache's index), decodes nothing. A processor without
-        `feature_length(num_samples)` computes the features of silence, once for each length.
+        Reads audio headers (or the cache's index), decodes nothing.
         """
-        lengths = []
-        for utterance in self.utterances:
-            if self.encoder_cache is not None:
-                frames = self.processor.num_speech_frames_from_encoder(
-                    self.encoder_cache.num_frames(utterance)
-                )
-            else:
-                info = audio_info(utterance, max_duration_s=self.max_duration_s)
-                feature_length = self._feature_length(info.num_samples)
-                frames = self.processor.num_speech_frames(feature_length)
-            self._check_frames(utterance, frames)
-            example = self.processor.tokenize_example(
-                frames, utterance.text or None, utterance.language or None
+        return [
+            len(
+                self.processor.tokenize_row(row, [self._num_frames(clip) for clip in row.clips])[
+                    "input_ids"
+                ]
             )
-            lengths.append(len(example["input_ids"]))
-        return lengths
+            for row in self.rows
+        ]
 
-    def _feature_length(self, num_samples: int) -> int:
-        if num_samples not in self._feature_lengths:
-            count = getattr(self.processor, "feature_length", None)
-            self._feature_lengths[num_samples] = (
-                len(self.processor.features(np.zeros(num_samples, dtype=np.float32)))
-                if count is None
-                else int(count(num_samples))
-            )
-        return self._feature_lengths[num_samples]
+    def _num_frames(self, clip: Clip) -> int:
+        """The speech frames of a clip, without decoding it."""
+        if self.encoder_cache is not None:
+            encoded = self.encoder_cache.num_frames(clip)
+            frames = self.processor.num_speech_frames_from_encoder(encoded)
+        else:
+            num_samples = audio_info(clip, max_duration_s=self.max_duration_s).num_samples
+            if num_samples not in self._feature_lengths:
+                self._feature_lengths[num_samples] = self.processor.feature_length(num_samples)
+            frames = self.processor.num_speech_frames(self._feature_lengths[num_samples])
+        _check_frames(clip, frames)
+        return frames
 
-    def _check_frames(self, utterance: Utterance, num_speech_frames: int) -> None:
-        if num_speech_frames < 1:
-            raise AudioError(
-                f"{utterance.name}: audio file {utterance.audio} is too short: the encoder and "
-                "adapter make no speech frame of it; remove it or lengthen its segment"
-            )
+
+def _check_frames(clip: Clip, num_speech_frames: int) -> None:
+    if num_speech_frames < 1:
+        raise AudioError(
+            f"{clip.name}: audio file {clip.audio} is too short: the encoder and adapter make no "
+            "speech frame of it; remove it or lengthen its segment"
+        )
 
 
 def as_utterances(
     data: str | Path | Iterable[str | Path] | Iterable[Utterance],
+    *,
+    root: str | Path | None = None,
 ) -> list[Utterance]:
     """Read manifests where paths are given; check that ids are unique and something is there."""
     if isinstance(data, (str, Path)):
-        return read_manifests(data)
+        return read_manifests(data, root=root)
     items: list[Any] = list(data)
     if all(isinstance(item, Utterance) for item in items):
         if not items:
@@ -179,4 +206,4 @@ def as_utterances(
         return items
     if any(isinstance(item, Utterance) for item in items):
         raise ManifestError("expected manifests or utterances, received a mixture of both")
-    return read_manifests(items)
+    return read_manifests(items, root=root)

@@ -52,6 +52,10 @@ def read_manifest(path: str | Path, *, root: str | Path | None = None) -> list[U
     except OSError as error:
         raise ManifestError(f"{path}: cannot read the manifest: {error.strerror}") from error
     folder = (path.parent if root is None else Path(root)).resolve()
+    if not folder.is_dir():
+        raise ManifestError(
+            f"{path}: the root {str(root)!r} is no folder; name one above the audio"
+        )
     utterances: list[Utterance] = []
     first_line_of: dict[str, int] = {}
     for number, line in _lines(content):

@@ -11,10 +11,11 @@ from transformers import PreTrainedModel
 from otreg.model import lora
 from otreg.model.compression import keep_log_weight, merge_pairs, snap_to_vocabulary
 from otreg.model.configuration import SpeechLMConfig
+from otreg.model.embeddings import embedding_row, embedding_rows, embedding_scale
 from otreg.model.encoders import run_encoder
 from otreg.model.frames import lengths_to_mask
 from otreg.model.outputs import EncoderStates, SpeechFeatures
-from otreg.model.towers import embedding_rows, is_frozen
+from otreg.model.towers import is_frozen
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -60,11 +61,14 @@ class SpeechLMPreTrainedModel(PreTrainedModel):
 
     def pad_embedding(self) -> Tensor:
         """Give the embedding of the pad token, (dim,): the anchor for "nothing said"."""
-        return self.embedding_table()[self.config.pad_token_id]
+        return embedding_row(self.get_input_embeddings(), self.config.pad_token_id)
 
     def embedding_table(self) -> Tensor:
-        """Give the token embeddings as the language model receives them, (vocab, dim)."""
-        return embedding_rows(self.language_model.get_input_embeddings())
+        """Give the token embeddings as the language model receives them, (vocab, dim).
+
+        Gemma scales its weight: this is then a copy, for measurements and not for every step.
+        """
+        return embedding_rows(self.get_input_embeddings())
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode, but leave frozen parts in evaluation mode (no dropout in them)."""
@@ -105,10 +109,10 @@ class SpeechLMPreTrainedModel(PreTrainedModel):
         """Turn audio, or cached encoder states, into speech embeddings.
 
         Args:
-            input_features: (batch, frames, mels) or (batch, samples); padding may hold anything.
+            input_features: (clips, frames, mels) or (clips, samples); padding may hold anything.
             input_features_mask: bool; None = all real.
-            encoder_hidden_states: (batch, encoder frames, encoder_dim) from `encode`, instead.
-            encoder_mask: (batch, encoder frames) bool; None = all real.
+            encoder_hidden_states: (clips, encoder frames, encoder_dim) from `encode`, instead.
+            encoder_mask: (clips, encoder frames) bool; None = all real.
 
         Returns:
             See `SpeechFeatures`.
@@ -148,8 +152,13 @@ class SpeechLMPreTrainedModel(PreTrainedModel):
                 speech, mask, self.pad_embedding(), config.drop_threshold, config.drop_temperature
             )
             features.drop_log_weight = log_weight[mask]
+        embedding: Any = self.get_input_embeddings()
         features.pooler_output = snap_to_vocabulary(
-            speech[mask], self.embedding_table(), config.snap, config.snap_temperature
+            speech[mask],
+            embedding.weight,
+            config.snap,
+            config.snap_temperature,
+            scale=embedding_scale(embedding),
         )
         return features
 

@@ -56,7 +56,14 @@ class SpeechLMConfig(PreTrainedConfig):
 
     model_type = "otreg_speech_lm"
     # A list, since Trainer adds to it; these outputs would otherwise be gathered in evaluation.
-    keys_to_ignore_at_inference = ["past_key_values", "speech_embeds", "speech_mask"]  # noqa: RUF012
+    keys_to_ignore_at_inference = [  # noqa: RUF012
+        "past_key_values",
+        "labels",
+        "attention_mask",
+        "source_index",
+        "speech_embeds",
+        "speech_mask",
+    ]
     sub_configs_defaults = {  # noqa: RUF012 (transformers declares it as a ClassVar)
         "audio_config": SubConfigSpec(config_class=AutoConfig, model_type="whisper"),
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2"),

@@ -99,6 +99,7 @@ class SpeechLMForConditionalGeneration(SpeechLMPreTrainedModel, GenerationMixin)
         encoder_mask: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
+        clips: Tensor | None = None,
         text_ids: Tensor | None = None,
         text_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
@@ -110,12 +111,15 @@ class SpeechLMForConditionalGeneration(SpeechLMPreTrainedModel, GenerationMixin)
 
         Args:
             input_ids: (batch, tokens) with audio_token_id once per speech frame.
-            input_features: (batch, frames, mels) or (batch, samples).
+            input_features: (clips, frames, mels) or (clips, samples), the clips of all rows in the
+                order of their placeholders.
             input_features_mask: bool, True = real.
-            encoder_hidden_states: (batch, encoder frames, encoder_dim) instead of input_features.
-            encoder_mask: (batch, encoder frames) bool.
+            encoder_hidden_states: (clips, encoder frames, encoder_dim) instead of input_features.
+            encoder_mask: (clips, encoder frames) bool.
             attention_mask: (batch, tokens), 0 = padding on either side.
             labels: (batch, tokens), -100 = not supervised.
+            clips: (clips, 3) row, first column and number of placeholders of each clip; None = one
+                clip a row.
             text_ids: not used here; carried in the batch for the objectives.
             text_mask: not used here; carried in the batch for the objectives.
             position_ids: (batch, tokens); default: counted over real positions.
@@ -139,9 +143,9 @@ class SpeechLMForConditionalGeneration(SpeechLMPreTrainedModel, GenerationMixin)
                 )
         if inputs_embeds is None:
             audio = (input_features, input_features_mask, encoder_hidden_states, encoder_mask)
-            features, prompt = self._merge(input_ids, audio, attention_mask, labels)
+            features, prompt = self._merge(input_ids, audio, attention_mask, clips)
         else:
-            prompt = MergedPrompt(inputs_embeds, attention_mask, labels, None)
+            prompt = MergedPrompt.unchanged(inputs_embeds, attention_mask)
         mask = prompt.attention_mask
         if position_ids is None and past_key_values is None and self._takes_position_ids:
             position_ids = (mask.long().cumsum(1) - 1).clamp_min(0)
@@ -157,16 +161,20 @@ class SpeechLMForConditionalGeneration(SpeechLMPreTrainedModel, GenerationMixin)
             **kwargs,
         )
         loss = None
-        if prompt.labels is not None:
+        labels = prompt.labels(labels)
+        if labels is not None:
             loss = self.loss_function(
                 logits=outputs.logits,
-                labels=prompt.labels.to(outputs.logits.device),
+                labels=labels.to(outputs.logits.device),
                 vocab_size=outputs.logits.shape[-1],
                 num_items_in_batch=num_items_in_batch,
             )
         return SpeechLMOutput(
             loss=loss,
             logits=outputs.logits,
+            labels=labels,
+            attention_mask=prompt.attention_mask,
+            source_index=prompt.source_index,
             past_key_values=outputs.get("past_key_values"),
             hidden_states=outputs.get("hidden_states"),
             attentions=outputs.get("attentions"),
@@ -183,6 +191,7 @@ class SpeechLMForConditionalGeneration(SpeechLMPreTrainedModel, GenerationMixin)
         input_features_mask: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         encoder_mask: Tensor | None = None,
+        clips: Tensor | None = None,
         generation_config: Any = None,
         **kwargs: Any,
     ) -> Any:
@@ -199,6 +208,7 @@ class SpeechLMForConditionalGeneration(SpeechLMPreTrainedModel, GenerationMixin)
             input_features_mask: bool.
             encoder_hidden_states: from `encode`.
             encoder_mask: bool.
+            clips: as in `forward`.
             generation_config: default ``self.generation_config``, greedy after `from_towers`.
             kwargs: any argument of transformers' generate (max_new_tokens, num_beams, …).
 
@@ -222,7 +232,7 @@ class SpeechLMForConditionalGeneration(SpeechLMPreTrainedModel, GenerationMixin)
             attention_mask = torch.ones_like(input_ids)
         input_ids, attention_mask = left_align(input_ids, attention_mask)
         audio = (input_features, input_features_mask, encoder_hidden_states, encoder_mask)
-        _, prompt = self._merge(input_ids, audio, attention_mask, None, generating=True)
+        _, prompt = self._merge(input_ids, audio, attention_mask, clips, generating=True)
         # The language model's own generate() must not mix in its own defaults, such as sampling.
         self.language_model.generation_config = self.generation_config
         if generation_config is not None:
@@ -245,7 +255,7 @@ class SpeechLMForConditionalGeneration(SpeechLMPreTrainedModel, GenerationMixin)
         input_ids: Tensor | None,
         audio: tuple[Tensor | None, ...],
         attention_mask: Any,
-        labels: Tensor | None,
+        clips: Tensor | None,
         *,
         generating: bool = False,
     ) -> tuple[SpeechFeatures, MergedPrompt]:
@@ -261,7 +271,7 @@ class SpeechLMForConditionalGeneration(SpeechLMPreTrainedModel, GenerationMixin)
                     "input_ids holds audio placeholders but there is no audio; give input_features "
                     "or encoder_hidden_states"
                 )
-            return SpeechFeatures(), MergedPrompt(embeds, attention_mask, labels, None)
+            return SpeechFeatures(), MergedPrompt.unchanged(embeds, attention_mask)
         features = self.get_audio_features(*audio)
         drop = None
         if self.config.drop_threshold is not None and (generating or not self.training):
@@ -269,7 +279,7 @@ class SpeechLMForConditionalGeneration(SpeechLMPreTrainedModel, GenerationMixin)
             speech, mask = features.speech_embeds, features.speech_mask
             keep = frames_to_keep(speech, mask, self.pad_embedding(), self.config.drop_threshold)
             drop = ~keep[mask]
-        return features, merge_speech(embeds, placeholders, features, attention_mask, labels, drop)
+        return features, merge_speech(embeds, placeholders, features, attention_mask, drop, clips)
 
     def _check_soft_drop(self, tokens: int) -> None:
         """Refuse language models whose attention cannot add log m to its logits."""

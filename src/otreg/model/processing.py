@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import torch
 from transformers import AutoFeatureExtractor, AutoTokenizer, BatchFeature, ProcessorMixin
 
+from otreg.data.collate import SpeechTextCollator
+from otreg.data.dataset import Example
+from otreg.data.segments import Clip, Row, Segment
 from otreg.model.configuration import SpeechLMConfig, adapter_frame_plan
 from otreg.model.features import SAMPLE_RATE_HZ, extract_features, num_feature_frames
 from otreg.model.frames import Length, apply_frame_plan
@@ -17,11 +20,17 @@ from otreg.model.prompts import (
     DEFAULT_INSTRUCTION,
     DEFAULT_TEMPLATE,
     Prompt,
-    chat_prompt,
     check_template,
     default_separator,
     encode,
     plain_prompt,
+    separator_ids,
+)
+from otreg.model.rendering import (
+    RenderedRow,
+    render_chat,
+    render_document,
+    render_plain,
 )
 
 
@@ -131,7 +140,7 @@ class SpeechLMProcessor(ProcessorMixin):
     @property
     def model_input_names(self) -> list[str]:
         """Names of what `__call__` returns for inference."""
-        return ["input_ids", "attention_mask", "input_features", "input_features_mask"]
+        return ["input_ids", "attention_mask", "input_features", "input_features_mask", "clips"]
 
     def features(self, samples: np.ndarray) -> np.ndarray:
         """Compute one utterance's features without padding; see `extract_features`."""
@@ -151,55 +160,76 @@ class SpeechLMProcessor(ProcessorMixin):
         """Count the speech frames of an utterance of that many encoder frames."""
         return apply_frame_plan(encoder_frames, adapter_frame_plan(self.adapter_stack))
 
-    def prompt(self, language: str | None = None) -> Prompt:
-        """Give the ids before and after the speech."""
-        if language not in self._prompts:
-            self._prompts[language] = self._build_prompt(language)
-        return self._prompts[language]
+    def tokenize_row(self, row: Row, num_frames: Sequence[int]) -> dict[str, Any]:
+        """Build the ids of one row.
 
-    def _build_prompt(self, language: str | None) -> Prompt:
-        if self.prompt_template is None and self.tokenizer.chat_template is not None:
-            return chat_prompt(self.tokenizer, instruction=self.instruction, language=language)
-        return plain_prompt(
-            self.tokenizer,
-            self.prompt_template or DEFAULT_TEMPLATE,
-            separator=self.separator,
-            instruction=self.instruction,
-            language=language,
-        )
-
-    def tokenize_example(
-        self, num_speech_frames: int, text: str | None = None, language: str | None = None
-    ) -> dict[str, Any]:
-        """Build the ids of one utterance.
+        A "transcribe" row is put into the prompt: the prompt template, or else the language model's
+        chat template with the instruction behind the speech, or else "{bos}{audio}{sep}".
 
         Args:
-            num_speech_frames: placeholders, >= 1.
-            text: transcript, None = a prompt to generate from.
-            language: for {language} in the prompt.
+            row: see `otreg.data.segments`; without its answer to generate from.
+            num_frames: placeholders of each of its clips, >= 1.
 
         Returns:
-            input_ids (prompt, transcript, eos), labels (-100 on the prompt) and text_ids (the
-            transcript's ids alone, as they stand in input_ids); the last two None without text.
+            input_ids; labels (the id where supervised, else -100); clips, (first position, number
+            of placeholders) of each; text_ids, each clip's transcript as ids.
 
         Raises:
-            ValueError: no speech frames, or a transcript without tokens.
+            ValueError: a clip without speech frames, an answer without tokens, or a chat template
+                that does not show the messages as they are.
         """
-        if num_speech_frames < 1:
-            raise ValueError(
-                f"an utterance needs at least one speech frame; got {num_speech_frames}: the audio "
-                "is too short for this encoder and adapter_stack"
+        if len(row.clips) != len(num_frames):
+            raise ValueError(f"the row has {len(row.clips)} clips, got {len(num_frames)} lengths")
+        out = RenderedRow(self.audio_token_id)
+        has_template = self.tokenizer.chat_template is not None
+        if row.kind == "document":
+            render_document(self.tokenizer, row, num_frames, out, eos_token_id=self.eos_token_id)
+        elif row.kind == "transcribe" and (self.prompt_template is not None or not has_template):
+            self._transcribe(row, num_frames[0], out)
+        elif has_template:
+            row = self._with_instruction(row) if row.kind == "transcribe" else row
+            render_chat(self.tokenizer, row, num_frames, out, self.eos_token_id)
+        else:
+            separator = separator_ids(self.tokenizer, self.separator)
+            render_plain(
+                self.tokenizer,
+                row,
+                num_frames,
+                out,
+                separator=separator,
+                eos_token_id=self.eos_token_id,
             )
-        prompt = self.prompt(language)
-        ids = [*prompt.before, *[self.audio_token_id] * num_speech_frames, *prompt.after]
-        if text is None:
-            return {"input_ids": ids, "labels": None, "text_ids": None}
+        return out.as_dict()
+
+    def _transcribe(self, row: Row, num_frames: int, out: RenderedRow) -> None:
+        """The plain prompt around one clip, and its transcript."""
+        language = row.language or None
+        if language not in self._prompts:
+            self._prompts[language] = plain_prompt(
+                self.tokenizer,
+                self.prompt_template or DEFAULT_TEMPLATE,
+                separator=self.separator,
+                instruction=self.instruction,
+                language=language,
+                eos_token_id=self.eos_token_id,
+            )
+        prompt = self._prompts[language]
+        text = row.clips[0].text
         text_ids = encode(self.tokenizer, text, special_tokens=False)
-        if not text_ids:
-            raise ValueError(f"the transcript {text!r} has no tokens; leave the utterance out")
-        target = [*text_ids, self.eos_token_id]
-        labels = [-100] * len(ids) + target
-        return {"input_ids": ids + target, "labels": labels, "text_ids": text_ids}
+        out.add(prompt.before)
+        out.add_clip(num_frames, text_ids)
+        out.add(prompt.after)
+        if row.segments[-1].supervised:
+            if not text_ids:
+                raise ValueError(f"the transcript {text!r} has no tokens; leave the row out")
+            out.add([*text_ids, *prompt.closing], supervised=True)
+
+    def _with_instruction(self, row: Row) -> Row:
+        """A "transcribe" row as a chat: the speech, a line break and the instruction."""
+        instruction = self.instruction.replace("{language}", row.language)
+        audio, *answer = row.segments
+        asked = (audio, Segment("text", f"\n{instruction}", "user"), *answer)
+        return dataclasses.replace(row, kind="chat", segments=asked)
 
     def __call__(  # type: ignore[override]
         self,
@@ -208,7 +238,7 @@ class SpeechLMProcessor(ProcessorMixin):
         language: str | Sequence[str | None] | None = None,
         *,
         return_tensors: str = "pt",
-        padding_side: str | None = None,
+        padding_side: Literal["left", "right"] | None = None,
         sampling_rate: int | None = None,
     ) -> BatchFeature:
         """Make a batch of audio, with transcripts to train on or without to generate from.
@@ -223,7 +253,7 @@ class SpeechLMProcessor(ProcessorMixin):
 
         Returns:
             The collator's batch: input_ids, attention_mask (batch, tokens), input_features,
-            input_features_mask (right-padded), and with text labels, text_ids, text_mask.
+            input_features_mask (right-padded), clips, and with text labels, text_ids, text_mask.
 
         Raises:
             ValueError: another sampling rate or kind of tensors, or lists of unequal length.
@@ -234,26 +264,18 @@ class SpeechLMProcessor(ProcessorMixin):
             raise ValueError(
                 f"audio must be at {SAMPLE_RATE_HZ} Hz; got {sampling_rate}: resample it"
             )
-        utterances = [audio] if isinstance(audio, np.ndarray) and audio.ndim == 1 else list(audio)
-        texts = _one_each("text", text, len(utterances))
-        languages = _one_each("language", language, len(utterances), share=True)
-        features = [torch.from_numpy(self.features(samples)) for samples in utterances]
-        examples = [
-            self.tokenize_example(self.num_speech_frames(len(f)), t, lang)
-            for f, t, lang in zip(features, texts, languages, strict=True)
+        clips = [audio] if isinstance(audio, np.ndarray) and audio.ndim == 1 else list(audio)
+        texts = _one_each("text", text, len(clips))
+        languages = _one_each("language", language, len(clips), share=True)
+        examples: list[Example] = [
+            {"row": _row_of(number, spoken, tongue), "input_features": [self.features(samples)]}
+            for number, (samples, spoken, tongue) in enumerate(
+                zip(clips, texts, languages, strict=True)
+            )
         ]
-        left = (padding_side or ("left" if text is None else "right")) == "left"
-        batch = pad_ids([e["input_ids"] for e in examples], self.pad_token_id, left=left)
-        data = {"input_ids": batch[0], "attention_mask": batch[1].long()}
-        data["input_features"] = torch.nn.utils.rnn.pad_sequence(features, batch_first=True)
-        lengths = torch.tensor([len(f) for f in features])
-        size = data["input_features"].shape[1]
-        data["input_features_mask"] = torch.arange(size) < lengths[:, None]
-        if text is not None:
-            data["labels"] = pad_ids([e["labels"] for e in examples], -100, left=left)[0]
-            text_ids = [e["text_ids"] for e in examples]
-            data["text_ids"], data["text_mask"] = pad_ids(text_ids, self.pad_token_id, left=False)
-        return BatchFeature(data)
+        side = padding_side or ("left" if text is None else "right")
+        collator = SpeechTextCollator(self, padding_side=side, training=text is not None)
+        return BatchFeature(collator(examples))
 
     def decode(self, token_ids: Any, **kwargs: Any) -> str:
         """Turn the ids of one sequence into text; special tokens and placeholders are left out."""
@@ -266,27 +288,13 @@ class SpeechLMProcessor(ProcessorMixin):
         return [self.decode(ids, **kwargs) for ids in sequences]
 
 
-def pad_ids(
-    rows: Sequence[Sequence[int]], value: int, *, left: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pad lists of ids to one length.
-
-    Args:
-        rows: ids of each row.
-        value: fills the rest.
-        left: pad on the left.
-
-    Returns:
-        (batch, longest) long, and the bool mask of what is real.
-    """
-    size = max(len(row) for row in rows)
-    ids = torch.full((len(rows), size), value)
-    mask = torch.zeros(len(rows), size, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        columns = slice(size - len(row), size) if left else slice(0, len(row))
-        ids[i, columns] = torch.tensor(row, dtype=torch.long)
-        mask[i, columns] = True
-    return ids, mask
+def _row_of(number: int, text: str | None, language: str | None) -> Row:
+    """A "transcribe" row of audio that is in memory."""
+    clip = Clip(str(number), Path(), text or "", language or "")
+    segments = [Segment("audio", clip, "user")]
+    if text is not None:
+        segments.append(Segment("text", text, "assistant", supervised=True))
+    return Row(str(number), "transcribe", tuple(segments), language or "")
 
 
 def _one_each(name: str, values: Any, count: int, *, share: bool = False) -> list[Any]:

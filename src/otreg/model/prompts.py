@@ -9,15 +9,21 @@ from typing import Any
 DEFAULT_TEMPLATE = "{bos}{audio}{sep}"
 DEFAULT_INSTRUCTION = "Transcribe the speech."
 _FIELDS = ("bos", "audio", "sep", "instruction", "language")
-_AUDIO_MARK = "\u2063<|speech|>\u2063"  # stands for the audio while a chat template is rendered
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids before and after the speech."""
+    """Token ids around the speech.
+
+    Args:
+        before: before the speech.
+        after: between the speech and the transcript.
+        closing: what ends the transcript, the end-of-sequence token last.
+    """
 
     before: list[int]
     after: list[int]
+    closing: list[int]
 
 
 def check_template(template: str) -> None:
@@ -40,7 +46,13 @@ def check_template(template: str) -> None:
 
 
 def plain_prompt(
-    tokenizer: Any, template: str, *, separator: str, instruction: str, language: str | None
+    tokenizer: Any,
+    template: str,
+    *,
+    separator: str,
+    instruction: str,
+    language: str | None,
+    eos_token_id: int,
 ) -> Prompt:
     """Build a prompt from a template.
 
@@ -50,6 +62,7 @@ def plain_prompt(
         separator: for {sep}: a token of the vocabulary, or text.
         instruction: for {instruction}.
         language: for {language}; None = nothing.
+        eos_token_id: ends a transcript.
 
     Returns:
         The prompt's ids.
@@ -81,36 +94,13 @@ def plain_prompt(
             elif field == "audio":
                 side = 1
     flush()
-    return Prompt(*parts)
+    return Prompt(parts[0], parts[1], [eos_token_id])
 
 
-def chat_prompt(tokenizer: Any, *, instruction: str, language: str | None) -> Prompt:
-    """Build a prompt from the chat template of an instruction-tuned language model.
-
-    The user's turn is the speech, a line break and the instruction; the assistant's turn is open.
-
-    Args:
-        tokenizer: with a chat template.
-        instruction: may hold {language}.
-        language: for {language} in the instruction; None = nothing.
-
-    Returns:
-        The prompt's ids.
-
-    Raises:
-        ValueError: the template lost or repeated the user's turn.
-    """
-    content = f"{_AUDIO_MARK}\n{instruction.replace('{language}', language or '')}"
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-    )
-    pieces = text.split(_AUDIO_MARK)
-    if len(pieces) != 2:
-        raise ValueError(
-            f"the chat template shows the user's turn {len(pieces) - 1} times, not once; set "
-            f"prompt_template, for instance {DEFAULT_TEMPLATE!r}"
-        )
-    return Prompt(encode(tokenizer, pieces[0]), encode(tokenizer, pieces[1]))
+def separator_ids(tokenizer: Any, separator: str) -> list[int]:
+    """The ids of a separator: one where it is a token of the vocabulary, else those of its text."""
+    vocabulary = tokenizer.get_vocab()
+    return [vocabulary[separator]] if separator in vocabulary else encode(tokenizer, separator)
 
 
 def default_separator(tokenizer: Any) -> str:

@@ -1,8 +1,9 @@
-"""Alignment objectives: each a callable from a SpeechTextPair to an AlignmentOutput."""
+"""Objectives: callables on a `View` of a step, or on a `SpeechTextPair`, lifted by `OnPair`."""
 
-from otreg.objectives.base import AlignmentOutput
-from otreg.objectives.compose import Objective, WeightedSum
+from otreg.objectives.base import AlignmentOutput, Objective, OnPair, Term, View, Vocabulary, lifted
+from otreg.objectives.cross_entropy import CrossEntropy
 from otreg.objectives.ctc import CTC
+from otreg.objectives.distillation import Distillation
 from otreg.objectives.otreg import OTReg
 from otreg.objectives.registry import OBJECTIVES, build_objective
 from otreg.objectives.targets import Targets, unique_targets
@@ -11,10 +12,16 @@ __all__ = [
     "CTC",
     "OBJECTIVES",
     "AlignmentOutput",
+    "CrossEntropy",
+    "Distillation",
     "OTReg",
     "Objective",
+    "OnPair",
     "Targets",
-    "WeightedSum",
+    "Term",
+    "View",
+    "Vocabulary",
     "build_objective",
+    "lifted",
     "unique_targets",
 ]

@@ -1,16 +1,16 @@
 """CTC as an objective, with a head of its own or tied to the language model's embeddings."""
 
-import logging
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from otreg.objectives.base import AlignmentOutput, real_speech
-from otreg.objectives.vocabulary import pair_vocabulary
+from otreg.objectives.base import AlignmentOutput
+from otreg.objectives.log_probabilities import log_probabilities
+from otreg.objectives.options import check_positive
+from otreg.objectives.vocabulary import check_vocabulary, pair_classes
 from otreg.pair import SpeechTextPair
 
-logger = logging.getLogger(__name__)
+_UNUSED = -1e4  # a log probability of nothing; finite, for infinities make CTC's gradient NaN
 
 
 class CTC(nn.Module):
@@ -27,15 +27,19 @@ class CTC(nn.Module):
         temperature: of the tied scores, > 0; not used by a head of its own.
         dim: width of the speech embeddings; for a head of its own, and only for it.
         vocab_size: number of token ids; for a head of its own, and only for it.
+        vocabulary: the tied scores' classes: "all" rows of the embedding table; "step", the tokens
+            of the optimiser step's transcripts; or a number k, those and k more, drawn anew each
+            step. A head of its own always has all.
 
     Returns:
         Calling it on a SpeechTextPair gives an AlignmentOutput: loss (batch,), in nats per token;
-        terms "ctc" and "infeasible" (1 where the transcript does not fit into the frames, whose
-        loss is then 0).
+        terms "ctc" and "infeasible": 1 where the frames are too few to spell the transcript (one a
+        token, and one between equal neighbours). The loss of such an utterance is 0: if many are
+        logged, stack fewer frames in the adapter, or leave the fastest speech out.
 
     Raises:
-        ValueError: on options in conflict, and when the pair lacks token_ids or, tied, its table
-            and pad row.
+        ValueError: on options out of range or in conflict, and when the pair lacks token_ids or,
+            tied, its table and pad row.
 
     Source: Graves et al. 2006; the head of its own is OTReg's baseline Base + CTC (arXiv
         2508.08131); the tied form is ours.
@@ -53,16 +57,19 @@ class CTC(nn.Module):
         torch.Size([1])
     """
 
+    needs_vocabulary = True
+
     def __init__(
         self,
         tied: bool = True,
         temperature: float = 0.1,
         dim: int | None = None,
         vocab_size: int | None = None,
+        vocabulary: str | int = "all",
     ) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature must be > 0, got {temperature}")
+        check_positive("temperature", temperature)
+        check_vocabulary(vocabulary)
         if tied and (dim is not None or vocab_size is not None):
             raise ValueError(
                 "tied CTC scores against the pair's embedding_table and takes no dim or "
@@ -73,24 +80,33 @@ class CTC(nn.Module):
                 f"CTC(tied=False) needs dim and vocab_size for its head, got dim={dim}, "
                 f"vocab_size={vocab_size}"
             )
+        if not tied and vocabulary != "all":
+            raise ValueError(
+                f"vocabulary must be 'all' with tied=False, got {vocabulary!r}: a head of its own "
+                "scores all classes; leave it out, or pass tied=True"
+            )
         self.tied = tied
         self.temperature = temperature
-        self._has_warned = False
+        self.vocabulary = vocabulary
         self.head: nn.Linear | None = None
         if dim is not None and vocab_size is not None:
             self.head = nn.Linear(dim, vocab_size + 1)
 
     def forward(self, pair: SpeechTextPair) -> AlignmentOutput:
         """Score the pair's speech against its transcript; see the class."""
+        if torch.compiler.is_compiling():  # as OTReg does
+            return torch.compiler.disable(self._evaluate)(pair)
+        return self._evaluate(pair)
+
+    def _evaluate(self, pair: SpeechTextPair) -> AlignmentOutput:
         if pair.token_ids is None:
             raise ValueError(
                 "CTC needs the transcript's token_ids, got None; pass SpeechTextPair(token_ids=…)"
             )
-        speech, frame_mask = real_speech(pair)
-        text_mask = pair.text_mask
-        assert text_mask is not None  # SpeechTextPair fills masks in
-        logits, labels, blank = self._scores(pair, speech, text_mask)
-
+        frame_mask, text_mask = pair.speech_mask, pair.text_mask
+        assert frame_mask is not None  # SpeechTextPair fills masks in
+        assert text_mask is not None
+        logits, labels, blank = self._scores(pair, frame_mask, text_mask)
         frames_first, num_frames = _left_aligned(logits, frame_mask)
         tokens_first, num_tokens = _left_aligned(labels, text_mask)
         with torch.autocast(device_type=logits.device.type, enabled=False):
@@ -107,34 +123,17 @@ class CTC(nn.Module):
         repeats = (tokens_first[:, 1:] == tokens_first[:, :-1]).cumsum(1)
         repeats = F.pad(repeats, (1, 0)).gather(1, num_tokens.unsqueeze(1) - 1)
         infeasible = num_tokens + repeats.squeeze(1) > num_frames
-        if bool(infeasible.any()) and not self._has_warned:
-            self._has_warned = True
-            logger.warning(
-                "CTC: %d of %d transcripts have more tokens than their frames can spell; their "
-                "loss is 0 (said once; the term 'infeasible' counts them all)",
-                int(infeasible.sum()),
-                len(losses),
-            )
         loss = losses / num_tokens
         terms = {"ctc": loss.detach(), "infeasible": infeasible.to(loss.dtype)}
         return AlignmentOutput(loss, terms=terms)
 
     def _scores(
-        self, pair: SpeechTextPair, speech: Tensor, text_mask: Tensor
+        self, pair: SpeechTextPair, frame_mask: Tensor, text_mask: Tensor
     ) -> tuple[Tensor, Tensor, int]:
         """The logits (batch, frames, classes), labels (batch, tokens) and the blank's class."""
         assert pair.token_ids is not None
         if self.head is None:
-            if pair.embedding_table is None:
-                raise ValueError(
-                    "tied CTC needs the pair's embedding_table, got None; pass the language "
-                    "model's get_input_embeddings().weight, or use CTC(tied=False, dim=…, "
-                    "vocab_size=…)"
-                )
-            vocabulary = pair_vocabulary(pair, pad_class=True)
-            assert vocabulary.pad_class is not None
-            logits = vocabulary.logits(speech, self.temperature)
-            return logits, vocabulary.token_class, vocabulary.pad_class
+            return self._tied_scores(pair, frame_mask, text_mask)
         blank = self.head.out_features - 1
         labels = torch.where(text_mask, pair.token_ids.long(), 0)
         if bool(((labels < 0) | (labels >= blank)).any()):
@@ -142,8 +141,35 @@ class CTC(nn.Module):
                 f"token_ids must lie in [0, {blank}), the vocab_size of this CTC head, got up to "
                 f"{int(labels.max())}; build it with the tokenizer's vocabulary size"
             )
+        speech = torch.where(frame_mask.unsqueeze(2), pair.speech, 0.0)
         logits = self.head(speech.to(self.head.weight.dtype))
         return logits if logits.dtype == torch.float64 else logits.float(), labels, blank
+
+    def _tied_scores(
+        self, pair: SpeechTextPair, frame_mask: Tensor, text_mask: Tensor
+    ) -> tuple[Tensor, Tensor, int]:
+        """Log probabilities of the utterance's own tokens, the blank and all other classes as one.
+
+        A path that spells the transcript passes through no other class, so CTC's value and gradient
+        are those of the whole vocabulary. The class of a token is where its id first stands.
+        """
+        if pair.embedding_table is None:
+            raise ValueError(
+                "tied CTC needs the pair's embedding_table, got None; pass the language "
+                "model's get_input_embeddings().weight, or use CTC(tied=False, dim=…, "
+                "vocab_size=…)"
+            )
+        vocabulary = pair_classes(pair, pad_class=True, setting=self.vocabulary)
+        ids = vocabulary.token_class  # (batch, tokens)
+        same = (ids.unsqueeze(2) == ids.unsqueeze(1)) & text_mask.unsqueeze(1)
+        labels = same.to(torch.uint8).argmax(2)  # the earliest token of the same id
+        is_first = text_mask & (labels == torch.arange(ids.shape[1], device=ids.device))
+        blank = F.pad(ids, (0, 1), value=vocabulary.pad_class)
+        log_p = log_probabilities(pair.speech, frame_mask, blank, vocabulary, self.temperature)
+        log_p = log_p.masked_fill(~F.pad(is_first, (0, 1), value=True).unsqueeze(1), _UNUSED)
+        tiny = torch.finfo(log_p.dtype).tiny
+        others = (1 - log_p.exp().sum(2, keepdim=True)).clamp(min=tiny).log()
+        return torch.cat([log_p, others], 2), labels, ids.shape[1]
 
 
 def _left_aligned(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

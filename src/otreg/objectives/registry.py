@@ -1,31 +1,41 @@
 """Objectives by name, for configurations."""
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from otreg.objectives.compose import Objective
+from otreg.names import nearest
+from otreg.objectives.base import Objective, lifted
+from otreg.objectives.cross_entropy import CrossEntropy
 from otreg.objectives.ctc import CTC
+from otreg.objectives.distillation import Distillation
 from otreg.objectives.otreg import OTReg
 
-OBJECTIVES: dict[str, Callable[..., Objective]] = {
+OBJECTIVES: dict[str, Callable[..., Any]] = {
+    "cross_entropy": CrossEntropy,
     "otreg": OTReg,
     "otreg_paper": OTReg.paper,
     "ctc": CTC,
+    "distillation": Distillation,
 }
 
 
 def build_objective(
-    name: str, options: Mapping[str, Any] | None = None, *, dim: int, vocab_size: int
+    name: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    layer: int | None = None,
+    dim: int,
+    vocab_size: int,
 ) -> Objective:
     """Make an objective from its name and options, as a configuration gives them.
 
     Args:
         name: a key of OBJECTIVES; or "package.module:factory", any importable callable that returns
-            an objective.
+            an objective, on views or on pairs.
         options: keyword arguments of the objective.
+        layer: hidden states that an objective on pairs compares; None = the adapter's outputs.
         dim: width of the language model's embeddings; handed to objectives with a head of their
             own.
         vocab_size: number of token ids; handed to objectives with a head of their own.
@@ -35,7 +45,7 @@ def build_objective(
             range.
 
     Example:
-        >>> build_objective("otreg", {"epsilon": 0.02}, dim=128, vocab_size=200).epsilon
+        >>> build_objective("otreg", {"epsilon": 0.02}, dim=128, vocab_size=200).objective.epsilon
         0.02
     """
     options = dict(options or {})
@@ -45,30 +55,26 @@ def build_objective(
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
     for key in options:
         if key not in accepted and not takes_any:
-            raise ValueError(f"objective {name!r} has no option {key!r}{_nearest(key, accepted)}")
+            raise ValueError(f"objective {name!r} has no option {key!r}; {nearest(key, accepted)}")
     if factory is CTC and options.get("tied", True) is False:
         options = {"dim": dim, "vocab_size": vocab_size} | options
-    return factory(**options)
+    return lifted(factory(**options), layer)
 
 
-def _factory(name: str) -> Callable[..., Objective]:
+def _factory(name: str) -> Callable[..., Any]:
     if name in OBJECTIVES:
         return OBJECTIVES[name]
     if ":" in name:
         module, _, attribute = name.partition(":")
         try:
-            return getattr(importlib.import_module(module), attribute)
+            factory: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise ValueError(
                 f"objective {name!r} cannot be imported ({error}); expected "
                 "package.module:factory with the package installed"
             ) from error
+        return factory
     raise ValueError(
-        f"unknown objective {name!r}{_nearest(name, OBJECTIVES)}; use one of "
-        f"{', '.join(OBJECTIVES)}, or package.module:factory for one of your own"
+        f"unknown objective {name!r}; {nearest(name, OBJECTIVES)} "
+        "(package.module:factory names one of your own)"
     )
-
-
-def _nearest(key: str, known: Any) -> str:
-    close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""

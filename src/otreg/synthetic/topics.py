@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from otreg.names import nearest
@@ -132,9 +132,8 @@ def topic_text(topic: str, rng: random.Random) -> str:
         chosen = [rng.choice(openings)]
         chosen += rng.sample(middles, rng.randint(1, 2))
         chosen.append(rng.choice(closings))
-        text = " ".join(chosen)
-        for name, words in slots.items():
-            text = text.replace(f"{{{name}}}", rng.choice(words.split(",")))
+        fillers = {name: rng.choice(words.split(",")) for name, words in slots.items()}
+        text = _filled(" ".join(chosen), fillers)
         if MIN_WORDS <= len(text.split()) <= MAX_WORDS:
             return text
 
@@ -177,3 +176,8 @@ def _parts(topic: str) -> tuple[dict[str, str], list[str], list[str], list[str]]
     parts = _TOPICS[topic]
     slots = {"person": _PEOPLE} | parts["slots"]
     return slots, parts["opening"], parts["middle"], parts["closing"]
+
+
+def _filled(template: str, fillers: Mapping[str, str]) -> str:
+    """The template with every slot filled."""
+    return _SLOT.sub(lambda match: fillers[match[1]], template)

@@ -41,6 +41,7 @@ def build_miniature(
     manifests: Sequence[Path | str],
     out: Path | str,
     *,
+    root: Path | str | None = None,
     texts: Sequence[Path | str] = (),
     exchanges: Sequence[Path | str] = (),
     seed: int = 0,
@@ -54,6 +55,7 @@ def build_miniature(
         manifests: speech with transcripts (JSONL, see `otreg.data.manifest`); the encoder learns from
             all of it, the language model from the transcripts (`settings.learn_transcripts`).
         out: folder to write; made where missing.
+        root: as in `read_manifest`, the same for all manifests.
         texts: further text files, a sentence a line, for the language model alone.
         exchanges: files of sentences, instructions and answers for the language model (see
             `otreg.synthetic.examples`); `settings.mixture` then names the share of "answer".
@@ -73,7 +75,7 @@ def build_miniature(
     for name in (AUDIO_TOWER, LANGUAGE_MODEL):
         if (out / name).exists():
             raise ValueError(f"{out / name} exists already; name another folder, or remove it")
-    utterances = [u for manifest in manifests for u in read_manifest(manifest)]
+    utterances = [u for manifest in manifests for u in read_manifest(manifest, root=root)]
     if not utterances:
         raise ValueError("otreg miniature needs at least one manifest with utterances")
     sentences = [u.text for u in utterances] if settings.learn_transcripts else []

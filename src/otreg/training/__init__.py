@@ -7,6 +7,7 @@ from otreg.model.loading import load_model, model_folder
 from otreg.training.config import (
     ConfigError,
     DataConfig,
+    InterleaveConfig,
     LoraConfig,
     ModelConfig,
     ObjectiveConfig,
@@ -24,6 +25,7 @@ from otreg.training.trainer import NonFiniteLossError, SpeechLMTrainer, Training
 __all__ = [
     "ConfigError",
     "DataConfig",
+    "InterleaveConfig",
     "LoraConfig",
     "ModelConfig",
     "NonFiniteLossError",

@@ -1,8 +1,9 @@
 """The configuration of a run: frozen dataclasses, read from YAML with dotted overrides.
 
 A recipe is data: which model, which manifests, and a list of stages, each saying what trains, on
-which objectives and how. Unknown keys are refused with the nearest name. Relative paths mean
-relative to the current directory, in the file as on the command line.
+which objectives and how. It may inherit from another (`otreg.training.inheritance`). Unknown keys
+are refused with the nearest name. Relative paths mean relative to the current directory, in the file
+as on the command line.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pydantic
 from pydantic import ConfigDict, Field, Strict
 from pydantic.dataclasses import dataclass
 
+from otreg.data.interleave import Interleaving
 from otreg.names import nearest
 from otreg.training.field_types import (
     Count,
@@ -28,6 +30,7 @@ from otreg.training.field_types import (
     check_tower,
     check_trainer_keys,
 )
+from otreg.training.inheritance import RECIPES, find_configuration, read_configuration
 from otreg.training.yaml_config import (
     ConfigError,
     apply_overrides,
@@ -35,7 +38,6 @@ from otreg.training.yaml_config import (
     check_switched_off,
     describe_errors,
     dump_yaml,
-    parse_yaml,
 )
 
 __all__ = [
@@ -132,6 +134,24 @@ class ModelConfig:
     dtype: str | None = None
 
 
+Span = Annotated[list[Count], Field(min_length=2, max_length=2)]
+
+
+@_frozen
+class InterleaveConfig:
+    """Every utterance becomes a document of written and spoken spans (`otreg.data.interleave`).
+
+    Args:
+        text_words: fewest and most words of a written span.
+        speech_words: fewest and most words of a spoken span.
+        seed: of the cuts.
+    """
+
+    text_words: Span = dataclasses.field(default_factory=lambda: [10, 30])
+    speech_words: Span = dataclasses.field(default_factory=lambda: [5, 15])
+    seed: Annotated[int, Strict(), Field(ge=0)] = 0
+
+
 @_frozen
 class DataConfig:
     """What the run reads.
@@ -139,17 +159,29 @@ class DataConfig:
     Args:
         train: manifests (JSONL) to train on.
         validation: manifests for the loss on held-out speech, at the end of every stage.
+        root: folder that the audio paths of all manifests start from and stay in; None = each
+            manifest's own folder.
         cache_encoder: encode every utterance once and keep the frozen encoder's outputs on disk.
         cache_dir: where to keep them, to share between runs of one encoder; None = in the run
             folder.
-        cache_batch_size: utterances encoded at a time for the cache.
+        cache_batch_size: clips encoded at a time for the cache.
+        interleave: cut every utterance into written and spoken spans; its manifest needs `words`.
     """
 
     train: Paths = dataclasses.field(default_factory=list)
     validation: Paths = dataclasses.field(default_factory=list)
+    root: Path | None = None
     cache_encoder: Flag = False
     cache_dir: Path | None = None
     cache_batch_size: Count = 16
+    interleave: InterleaveConfig | None = None
+
+    def interleaving(self) -> Interleaving | None:
+        """What cuts utterances into documents, None where rows stay as they are."""
+        if self.interleave is None:
+            return None
+        text, speech = self.interleave.text_words, self.interleave.speech_words
+        return Interleaving((text[0], text[1]), (speech[0], speech[1]), self.interleave.seed)
 
 
 @_frozen
@@ -162,12 +194,15 @@ class ObjectiveConfig:
             `python.module:callable` for one of your own: called with the options, it returns the
             objective.
         warmup_fraction: share of the stage's steps over which the weight rises linearly from 0.
+        layer: hidden states of the language model that an objective on pairs compares (0 = what
+            enters it); None = the adapter's outputs and the token embeddings.
         options: keyword arguments of the objective.
     """
 
     weight: NonNegative
     type: Name | None = None
     warmup_fraction: Fraction = 0.0
+    layer: Annotated[int, Strict(), Field(ge=0)] | None = None
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -233,19 +268,11 @@ class StageConfig:
         self._check_objectives()
         check_trainer_keys(self.trainer)
 
-    @property
-    def cross_entropy_weight(self) -> float:
-        """The coefficient of the transcript's cross-entropy."""
-        objective = self.objectives.get(CROSS_ENTROPY)
-        return 1.0 if objective is None else objective.weight
-
-    def auxiliary(self) -> dict[str, ObjectiveConfig]:
-        """The objectives beside cross-entropy that have a weight."""
-        return {
-            name: objective
-            for name, objective in self.objectives.items()
-            if name != CROSS_ENTROPY and objective.weight > 0
-        }
+    def active(self) -> dict[str, ObjectiveConfig]:
+        """The objectives that have a weight, cross-entropy first (with weight 1 unless listed)."""
+        plain = ObjectiveConfig(weight=1.0)  # type: ignore[call-arg]
+        listed = {CROSS_ENTROPY: plain} | self.objectives
+        return {name: objective for name, objective in listed.items() if objective.weight > 0}
 
     def _check_objectives(self) -> None:
         from otreg.objectives import OBJECTIVES
@@ -253,18 +280,14 @@ class StageConfig:
         for name, objective in self.objectives.items():
             kind = objective.type or name
             where = f"stage {self.name!r}: objective {name!r}"
-            if name == CROSS_ENTROPY:
-                if objective.options or objective.type not in (None, CROSS_ENTROPY):
-                    raise ValueError(f"{where} takes a weight alone, no type and no options")
-                if objective.warmup_fraction:
-                    raise ValueError(f"{where} takes no warmup_fraction; the learning rate has one")
-            elif ":" not in kind and kind not in OBJECTIVES:
-                known = (CROSS_ENTROPY, *OBJECTIVES)
+            if name == CROSS_ENTROPY and kind != CROSS_ENTROPY:
+                raise ValueError(f"{where} cannot be of type {kind!r}; use another name for it")
+            if ":" not in kind and kind not in OBJECTIVES:
                 raise ValueError(
-                    f"{where}: unknown objective {kind!r}; {nearest(kind, known)} "
+                    f"{where}: unknown objective {kind!r}; {nearest(kind, OBJECTIVES)} "
                     "(one of your own: type: python.module:callable)"
                 )
-        if self.cross_entropy_weight == 0 and not self.auxiliary():
+        if not self.active():
             raise ValueError(f"stage {self.name!r}: every objective has weight 0, nothing to train")
 
 
@@ -330,6 +353,8 @@ class RunConfig:
                     )
         if not self.data.train:
             raise ConfigError("data.train is missing: give manifests, e.g. data.train=train.jsonl")
+        if self.data.root is not None and not self.data.root.is_dir():
+            raise ConfigError(f"data.root: no such folder: {str(self.data.root)!r}")
         for path in (*self.data.train, *self.data.validation):
             if not path.is_file():
                 raise ConfigError(
@@ -359,10 +384,10 @@ def config_from_dict(data: Any, *, source: str | Path = "configuration") -> RunC
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a YAML configuration and apply dotted overrides.
+    """Read a YAML configuration, what it inherits, and apply dotted overrides.
 
     Args:
-        path: the YAML file.
+        path: the YAML file, or the name of a shipped recipe; see `otreg.training.inheritance`.
         overrides: `key=value` strings, such as `stages.1.objectives.otreg.weight=0`.
 
     Returns:
@@ -371,14 +396,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: the file is missing or not YAML, or a key or value is wrong.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"no such configuration file: {str(path)!r}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the configuration {str(path)!r}: {error}") from None
-    data = parse_yaml(text, source=str(path))
+    path = find_configuration(path, RECIPES)
+    data = read_configuration(path, RECIPES)
     if not isinstance(data, Mapping):
         return config_from_dict(data, source=path)
     config = config_from_dict(apply_overrides(data, overrides), source=path)

@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from torch import nn
 from transformers import PrinterCallback, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
-from otreg.data import SpeechTextCollator, SpeechTextDataset
-from otreg.data.encoder_cache import EncoderCache
+from otreg.data import SpeechTextCollator, SpeechTextDataset, read_manifests
+from otreg.forwards import Reference
 from otreg.model import set_trainable
 from otreg.model.lora import lora_parameters
 from otreg.prepare.encoder_states import build_encoder_cache
@@ -26,7 +26,7 @@ from otreg.training.callbacks import JsonLog, ProgressBar
 from otreg.training.config import RunConfig, StageConfig
 from otreg.training.objectives import WeightedObjective, build_objectives
 from otreg.training.run_folder import RunFolder
-from otreg.training.trainer import SpeechLMTrainer, TrainingCollator
+from otreg.training.trainer import LOG_KEYS, SpeechLMTrainer, TrainingCollator
 from otreg.training.yaml_config import ConfigError
 
 __all__ = ["train"]
@@ -64,12 +64,15 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, quiet: bo
         model, processor = build_model(config.model)
     objectives = [_stage_objectives(config, stage, model) for stage in config.stages]
     with arguments.main_process_first(local=False, desc="encoder cache"):
-        train_set, validation_set = _datasets(config, folder, model, processor, arguments.device)
+        train_set, validation_set = _datasets(
+            config, folder, model, processor, arguments.device, progress=is_main and not quiet
+        )
     first, checkpoint = _resume_point(config, folder) if resume else (0, None)
     for index, stage in enumerate(config.stages):
         _enter_stage(config, stage, model)
         if index < first:
             continue
+        reference = _reference(folder, stage, model, objectives[index], is_main, checkpoint)
         with _attached_heads(model, objectives[index]), _no_loading_bars():
             trainer = _trainer(
                 config,
@@ -78,6 +81,7 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, quiet: bo
                 model=model,
                 processor=processor,
                 objectives=objectives[index],
+                reference=reference,
                 train_set=train_set,
                 validation_set=validation_set,
                 quiet=quiet,
@@ -115,7 +119,7 @@ def _stage_objectives(
 ) -> dict[str, WeightedObjective]:
     vocab_size, dim = model.get_input_embeddings().weight.shape
     return build_objectives(
-        stage.auxiliary(),
+        stage.active(),
         dim=dim,
         vocab_size=vocab_size,
         seed=stage_seed(config.seed, stage.name),
@@ -123,32 +127,35 @@ def _stage_objectives(
 
 
 def _datasets(
-    config: RunConfig, folder: RunFolder, model: Any, processor: Any, device: torch.device
+    config: RunConfig,
+    folder: RunFolder,
+    model: Any,
+    processor: Any,
+    device: torch.device,
+    *,
+    progress: bool,
 ) -> tuple[SpeechTextDataset, SpeechTextDataset | None]:
     """The training set and, where there is one, the validation set."""
-    datasets = [
-        SpeechTextDataset(list(paths), processor) if paths else None
-        for paths in (config.data.train, config.data.validation)
-    ]
+    if not config.data.train:
+        raise ConfigError("data.train is missing: give manifests, e.g. data.train=train.jsonl")
+
+    def dataset(paths: Sequence[Path], part: str) -> SpeechTextDataset:
+        utterances = read_manifests(paths, root=config.data.root)
+        cut = config.data.interleaving()
+        found = SpeechTextDataset(utterances, processor, interleaving=cut)
+        if not config.data.cache_encoder:
+            return found
+        path = (config.data.cache_dir or folder.encoder_cache) / part
+        size = config.data.cache_batch_size
+        cache = build_encoder_cache(model, found, path, batch_size=size, progress=progress)
+        return SpeechTextDataset(utterances, processor, interleaving=cut, encoder_cache=cache)
+
     if config.data.cache_encoder:
         model.to(device)
-        for index, dataset in enumerate(datasets):
-            if dataset is not None:
-                cache = _cache(config, folder, model, dataset, ("train", "validation")[index])
-                datasets[index] = SpeechTextDataset(
-                    dataset.utterances, processor, encoder_cache=cache
-                )
-    train_set, validation_set = datasets
-    if train_set is None:
-        raise ConfigError("data.train is missing: give manifests, e.g. data.train=train.jsonl")
-    return train_set, validation_set
-
-
-def _cache(
-    config: RunConfig, folder: RunFolder, model: Any, dataset: SpeechTextDataset, part: str
-) -> EncoderCache:
-    root = config.data.cache_dir or folder.encoder_cache
-    return build_encoder_cache(model, dataset, root / part, batch_size=config.data.cache_batch_size)
+    validation = config.data.validation
+    return dataset(config.data.train, "train"), (
+        dataset(validation, "validation") if validation else None
+    )
 
 
 def _enter_stage(config: RunConfig, stage: StageConfig, model: Any) -> None:
@@ -173,6 +180,27 @@ def _keep_in_float32(model: Any, stage: StageConfig) -> None:
     if "lora" in stage.train:
         for parameter in lora_parameters(model.language_model):
             parameter.data = parameter.data.float()
+
+
+def _reference(
+    folder: RunFolder,
+    stage: StageConfig,
+    model: Any,
+    objectives: Mapping[str, WeightedObjective],
+    is_main: bool,
+    checkpoint: Path | None,
+) -> Reference | None:
+    """The weights at the stage's start, where an objective looks back at them."""
+    needs = {need for o in objectives.values() for need in getattr(o.objective, "needs", ())}
+    if not needs & {"reference_speech", "reference_text"}:
+        return None
+    path = folder.stage(stage.name) / "reference.safetensors"
+    if checkpoint is not None:  # the model in memory is not at the stage's start
+        return Reference.load(model, path)
+    reference = Reference(model)
+    if is_main:
+        reference.save(path)
+    return reference
 
 
 @contextlib.contextmanager
@@ -215,6 +243,7 @@ def _trainer(
     model: Any,
     processor: Any,
     objectives: dict[str, WeightedObjective],
+    reference: Reference | None,
     train_set: SpeechTextDataset,
     validation_set: SpeechTextDataset | None,
     quiet: bool,
@@ -233,7 +262,7 @@ def _trainer(
         )
     callbacks: list[Any] = [JsonLog(folder.log, stage.name)]
     if not quiet:
-        callbacks.append(ProgressBar(stage.name, ["ce", *objectives]))
+        callbacks.append(ProgressBar(stage.name, [LOG_KEYS.get(name, name) for name in objectives]))
     trainer = SpeechLMTrainer(
         model=model,
         args=arguments,
@@ -242,7 +271,7 @@ def _trainer(
         eval_dataset=validation_set,
         callbacks=callbacks,
         objectives=objectives,
-        cross_entropy_weight=stage.cross_entropy_weight,
+        reference=reference,
         batch_sampler=sampler,
     )
     trainer.remove_callback(PrinterCallback)  # the log file and the bar say it

@@ -1,17 +1,16 @@
-"""Hugging Face's Trainer with weighted objectives beside cross-entropy.
+"""Hugging Face's Trainer with the one rule of the step's loss.
 
-The loss of one optimiser step over micro-batches k is
+    L = sum_o w_o * (sum_k total_o(k)) / (sum_k count_o(k))      micro-batches k of all ranks
 
-    L = w_ce * sum_k CE_k + sum_o w_o * sum_k sum_{i in k} loss_o(i) / N
-
-CE_k already divided by the labelled tokens of all micro-batches (Trainer does so), N the utterances
-of all micro-batches and ranks. Trainer adds the micro-batches' losses up without dividing again, so
-a plain mean per micro-batch would count an objective once per micro-batch; dividing by N makes
-1 x 8, 2 x 4 and 8 x 1 the same step, also where micro-batches differ in size.
+Cross-entropy is an objective like the others. The counts come from the batches alone, so each
+micro-batch's share is known before its forward pass, and 1 x 8, 2 x 4, 8 x 1 and two ranks make the
+same step, also where micro-batches differ in size. Trainer adds the micro-batches' losses up without
+dividing again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,9 +20,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from otreg.training.objectives import WeightedObjective, speech_text_pair
+from otreg.forwards import Reference, run_forwards
+from otreg.objectives import Term
+from otreg.objectives.base import transcribed_clips
+from otreg.training.objectives import WeightedObjective
 
 __all__ = ["NonFiniteLossError", "SpeechLMTrainer", "TrainingCollator"]
+
+LOG_KEYS = {"cross_entropy": "ce"}
+"""Names under which objectives are logged, where those differ from their own."""
 
 
 class NonFiniteLossError(RuntimeError):
@@ -49,15 +54,15 @@ class TrainingCollator:
 
 
 class SpeechLMTrainer(Trainer):
-    """Train a speech language model on cross-entropy and alignment objectives.
+    """Train a speech language model on weighted objectives.
 
-    A weight of 0 leaves a term out of the computation, so the run is plain fine-tuning to the bit.
-    Logs hold, beside Trainer's own, `ce` and for every objective its mean loss under its name and
-    its terms as `name/term`, all unweighted: means over what was trained on since the last log.
+    A weight of 0 leaves an objective out of the computation. Logs hold, beside Trainer's own, for
+    every objective its mean loss under its name (cross-entropy's under `ce`) and its terms as
+    `name/term`, all unweighted: means over what was trained on since the last log.
 
     Args:
         objectives: by name.
-        cross_entropy_weight: coefficient of the transcript's cross-entropy.
+        reference: the weights at the stage's start, for objectives that look back at them.
         batch_sampler: batches of indices for training (a token budget); None = Trainer's own.
         **trainer_arguments: as for `transformers.Trainer`; the data collator must be a
             `TrainingCollator`.
@@ -66,18 +71,24 @@ class SpeechLMTrainer(Trainer):
     def __init__(
         self,
         *,
-        objectives: Mapping[str, WeightedObjective] | None = None,
-        cross_entropy_weight: float = 1.0,
+        objectives: Mapping[str, WeightedObjective],
+        reference: Reference | None = None,
         batch_sampler: Any = None,
         **trainer_arguments: Any,
     ) -> None:
         super().__init__(**trainer_arguments)
+        # The loss is divided by the step's counts here; Trainer must not divide it again.
+        self.model_accepts_loss_kwargs = True
         self.objectives = {
-            name: weighted for name, weighted in (objectives or {}).items() if weighted.weight > 0
+            name: weighted for name, weighted in objectives.items() if weighted.weight > 0
         }
-        self.cross_entropy_weight = cross_entropy_weight
+        kept = [weighted.objective for weighted in self.objectives.values()]
+        self.needs = frozenset[str]().union(*(getattr(o, "needs", ()) for o in kept))
+        self.layers = frozenset[int]().union(*(getattr(o, "layers", ()) for o in kept))
+        self.reference = reference
         self.train_batch_sampler = batch_sampler
-        self._num_utterances: Tensor | int | None = None
+        self._step_counts: dict[str, Tensor] = {}
+        self._step_ids: Tensor | None = None
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}
 
@@ -100,15 +111,19 @@ class SpeechLMTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
-        """Trainer's, and count the utterances of the whole accumulated batch over all ranks."""
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        count = sum(len(batch["input_ids"]) for batch in batches)
+        """Trainer's, and count what the whole step holds for every objective, over all ranks."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        names = list(self.objectives)
+        counts = torch.zeros(len(names), dtype=torch.float64, device=device)
+        for batch in batches:
+            found = [self.objectives[name].objective.count(batch) for name in names]
+            counts += torch.stack([torch.as_tensor(count) for count in found]).to(counts)
         if self.args.world_size > 1:
-            local = torch.tensor(count, device=device)
-            self._num_utterances = self.accelerator.gather(local).sum()
-        else:
-            self._num_utterances = count
-        return batches, num_items
+            counts = self.accelerator.reduce(counts, "sum")
+        self._step_counts = dict(zip(names, counts.clamp(min=1).unbind(), strict=True))
+        if "step_ids" in self.needs:
+            self._step_ids = self._transcript_ids(batches, device)
+        return batches, counts.sum()
 
     def compute_loss(
         self,
@@ -117,56 +132,59 @@ class SpeechLMTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Cross-entropy and the objectives, each by its weight (see the module's equation).
+        """The micro-batch's share of the step's loss (see the module's equation).
 
         Raises:
-            NonFiniteLossError: a term is NaN or infinite, in training.
+            NonFiniteLossError: an objective is NaN or infinite, in training.
         """
-        inputs = dict(inputs)
-        ids = inputs.pop("utterance_ids", None)
-        cross_entropy, outputs = super().compute_loss(
-            model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
+        batch = dict(inputs)
+        ids = batch.pop("utterance_ids", None)
+        view = run_forwards(
+            self.accelerator.unwrap_model(model),
+            batch,
+            needs=self.needs,
+            layers=self.layers,
+            reference=self.reference,
+            wrapped=model,
+            step_ids=self._step_ids if model.training else None,
+            draw_seed=self._draw_seed() if "step_ids" in self.needs else None,
         )
-        batch_size = len(inputs["input_ids"])
-        training = model.training
-        if training:
-            self._check_finite("cross_entropy", cross_entropy, outputs["logits"], ids)
-            num_utterances = batch_size if self._num_utterances is None else self._num_utterances
-            scale = self.accelerator.num_processes / num_utterances
-            # A step's cross-entropies add up to its mean: their counts add up to 1.
-            share = cross_entropy.detach() / self.accelerator.num_processes
-            self._record("ce", share, batch_size / num_utterances)
-        else:
-            scale = 1 / batch_size
-            self._record("eval_ce", cross_entropy.detach() * batch_size, batch_size)
-        loss = cross_entropy
-        if self.cross_entropy_weight != 1:
-            loss = self.cross_entropy_weight * loss
-        if self.objectives:
-            pair = speech_text_pair(
-                self.accelerator.unwrap_model(model),
-                outputs,
-                text_ids=inputs["text_ids"],
-                text_mask=inputs["text_mask"],
-            )
-            for name, weighted in self.objectives.items():
-                out = weighted.objective(pair)  # out.loss: (batch,)
-                if training:
-                    self._check_finite(name, out.loss, out.loss, ids)
+        loss: Any = 0.0
+        for name, weighted in self.objectives.items():
+            term = weighted.objective(view)
+            count = weighted.objective.count(batch)
+            if model.training:
+                self._check_finite(name, term, ids)
+                step_count = self._step_counts.get(name, count.clamp(min=1))
+                share = term.total / step_count.to(term.total.dtype)
+                share = share * self.accelerator.num_processes
                 weight = weighted.weight_at(self.state.global_step, self.state.max_steps)
-                loss = loss + weight * scale * out.loss.sum()
-                self._record_terms(name if training else f"eval_{name}", out)
-        return (loss, outputs) if return_outputs else loss
+            else:
+                share, weight = term.total / count.clamp(min=1), weighted.weight
+            loss = loss + (share if weight == 1 else weight * share)
+            self._record_term(name if model.training else f"eval_{name}", name, term, count)
+        if model.training and not loss.requires_grad:  # rows in which no objective finds anything
+            loss = loss + view.speech.logits[:0].sum()
+        return (loss, view.speech) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Trainer's log entry, completed by the mean of every term since the last one."""
+        """Trainer's log entry, completed by the mean of every term since the last one.
+
+        In evaluation the mean is over all batches together, so it does not depend on their size, and
+        `eval_loss` is made of these means.
+        """
         prefix = "eval_" if "eval_loss" in logs else "" if "loss" in logs else None
         if prefix is not None:
             for key in [key for key in self._sums if key.startswith("eval_") == bool(prefix)]:
                 total = torch.stack([self._sums.pop(key), self._counts.pop(key)])
                 if self.args.world_size > 1:
                     total = self.accelerator.reduce(total, "sum")
-                logs[key] = (total[0] / total[1]).item()
+                logs[key] = (total[0] / total[1].clamp(min=1)).item()
+        if prefix == "eval_":
+            logs["eval_loss"] = sum(
+                weighted.weight * logs[f"eval_{LOG_KEYS.get(name, name)}"]
+                for name, weighted in self.objectives.items()
+            )
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -185,30 +203,41 @@ class SpeechLMTrainer(Trainer):
             )
         return norm
 
-    def _check_finite(
-        self, term: str, value: Tensor, rows: Tensor, ids: Sequence[str] | None
-    ) -> None:
-        """Stop before a bad value reaches the parameters; `rows` (batch, ...) shows whose it is."""
-        if bool(torch.isfinite(value).all()):
+    def _transcript_ids(self, batches: Sequence[Any], device: torch.device) -> Tensor:
+        """(k,) the sorted distinct ids of the step's transcripts, over all ranks."""
+        found = [b["text_ids"][b["text_mask"]] for b in batches if transcribed_clips(b).any()]
+        ids = torch.cat(found).unique().to(device) if found else torch.zeros(0, dtype=torch.long)
+        if self.args.world_size > 1:
+            ids = self.accelerator.pad_across_processes(ids.to(device), pad_index=-1)
+            ids = self.accelerator.gather(ids).unique()
+            ids = ids[ids >= 0]
+        return ids
+
+    def _draw_seed(self) -> int:
+        """Seeds what objectives draw in this step."""
+        text = f"{self.args.seed} {self.state.global_step}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+
+    def _check_finite(self, name: str, term: Term, ids: Sequence[str] | None) -> None:
+        """Stop before a bad value reaches the parameters, naming the utterances."""
+        if bool(torch.isfinite(term.total)):
             return
-        bad = ~torch.isfinite(rows.detach().flatten(1 if rows.dim() > 1 else 0)).reshape(
-            len(rows), -1
-        )
-        named = [
-            str(i) for i, is_bad in zip(ids or [], bad.any(dim=1).tolist(), strict=False) if is_bad
-        ]
+        bad: list[bool] = []
+        if term.by_row is not None:
+            bad = (~torch.isfinite(term.by_row())).tolist()
+        named = [str(i) for i, is_bad in zip(ids or [], bad, strict=False) if is_bad]
         which = named or [str(i) for i in ids or []]
         raise NonFiniteLossError(
-            f"{term} is not finite at step {self.state.global_step + 1}, utterances "
+            f"{name} is not finite at step {self.state.global_step + 1}, utterances "
             f"{', '.join(which) or '(ids unknown)'}; check their audio and transcript, lower the "
             "learning rate, or train in float32 or bfloat16"
         )
 
-    def _record_terms(self, name: str, out: Any) -> None:
-        count = len(out.loss)
-        self._record(name, out.loss.detach().sum(), count)
-        for key, value in out.terms.items():
-            self._record(f"{name}/{key}", value.detach().float().sum(), count)
+    def _record_term(self, name: str, own: str, term: Term, count: Tensor) -> None:
+        key = name.replace(own, LOG_KEYS.get(own, own)) if own in LOG_KEYS else name
+        self._record(key, term.total.detach(), count)
+        for part, values in term.terms.items():
+            self._record(f"{key}/{part}", values.detach().float().sum(), values.numel())
 
     def _record(self, key: str, total: Tensor, count: Tensor | float) -> None:
         total = total.double()

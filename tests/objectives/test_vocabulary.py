@@ -1,0 +1,182 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from otreg import CTC, OTReg, SpeechTextPair
+from otreg.objectives.vocabulary import pair_classes, rows_like
+
+VOCAB, DIM = 60, 8
+
+
+def make_pair(**changes: object) -> SpeechTextPair:
+    torch.manual_seed(1)
+    table = torch.randn(VOCAB, DIM)
+    ids = torch.tensor([[1, 2, 3], [4, 5, -100]])
+    fits = {
+        "speech": torch.randn(2, 7, DIM),
+        "text": table[ids.clamp(min=0)],
+        "text_mask": ids != -100,
+        "token_ids": ids,
+        "pad_embedding": table[0],
+        "embedding_table": table,
+    }
+    return SpeechTextPair(**(fits | changes))
+
+
+def test_all_rows_take_part_but_the_pad_rows_own() -> None:
+    vocabulary = pair_classes(make_pair(), pad_class=True)
+    assert vocabulary.members is None
+    assert vocabulary.gives_way == (0,)
+    assert vocabulary.num_classes == VOCAB
+    assert pair_classes(make_pair(), pad_class=False).num_classes == VOCAB
+
+
+def test_the_step_has_its_own_tokens_and_the_pairs() -> None:
+    pair = make_pair(step_ids=torch.tensor([0, 9, 12]))
+    own = pair_classes(make_pair(), pad_class=True, setting="step")
+    step = pair_classes(pair, pad_class=True, setting="step")
+    assert own.members.tolist() == [1, 2, 3, 4, 5]
+    assert step.members.tolist() == [1, 2, 3, 4, 5, 9, 12]  # the pad row's id is the pad class
+    assert step.num_classes == 8
+    without = pair_classes(pair, pad_class=False, setting="step")
+    assert without.members.tolist() == [0, 1, 2, 3, 4, 5, 9, 12]
+
+
+def test_drawn_rows_are_new_and_stand_for_the_others() -> None:
+    for k in (1, 7, 40):
+        vocabulary = pair_classes(make_pair(draw_seed=5), pad_class=True, setting=k)
+        drawn = vocabulary.members[-vocabulary.num_drawn :].tolist()
+        assert vocabulary.num_drawn == k == len(set(drawn))
+        assert not set(drawn) & {0, 1, 2, 3, 4, 5}
+        assert vocabulary.drawn_log_weight == pytest.approx(math.log((VOCAB - 6) / k))
+
+
+def test_the_same_seed_draws_the_same_rows_whatever_the_batch() -> None:
+    ids = torch.arange(1, 6)
+    one = make_pair(step_ids=ids, draw_seed=7)
+    part = dataclasses.replace(
+        one,
+        speech=one.speech[1:],
+        text=one.text[1:],
+        text_mask=one.text_mask[1:],
+        speech_mask=None,
+        token_ids=one.token_ids[1:],
+    )
+    members = [
+        pair_classes(pair, pad_class=True, setting=10).members.tolist()
+        for pair in (one, part, dataclasses.replace(one, draw_seed=8))
+    ]
+    assert members[0] == members[1]
+    assert members[0] != members[2]
+    unseeded = pair_classes(make_pair(), pad_class=True, setting=10).members
+    zero = pair_classes(make_pair(draw_seed=0), pad_class=True, setting=10).members
+    assert torch.equal(unseeded, zero)
+    pair_classes(make_pair(draw_seed=-(2**70)), pad_class=True, setting=10)  # any integer
+
+
+def test_every_other_row_is_drawn_about_as_often() -> None:
+    counts = torch.zeros(VOCAB)
+    for seed in range(540):
+        vocabulary = pair_classes(make_pair(draw_seed=seed), pad_class=True, setting=10)
+        counts[vocabulary.members[-10:]] += 1
+    assert counts[:6].tolist() == [0] * 6
+    # 100 expected, with a deviation of 9
+    assert 60 < float(counts[6:].min()) <= float(counts[6:].max()) < 140
+
+
+def test_the_sum_over_classes_is_right_on_average() -> None:
+    pair = make_pair()
+    unit = torch.nn.functional.normalize(pair.speech[0, 0], dim=0)
+    scores = (torch.nn.functional.normalize(pair.embedding_table, dim=1) @ unit / 0.5).double()
+    sums = []
+    for seed in range(300):
+        seeded = dataclasses.replace(pair, draw_seed=seed)
+        vocabulary = pair_classes(seeded, pad_class=False, setting=10)
+        raised = torch.zeros(len(vocabulary.members))
+        raised[-10:] = vocabulary.drawn_log_weight
+        sums.append((scores[vocabulary.members] + raised).exp().sum())
+    sums = torch.stack(sums)
+    error = float(sums.mean() - scores.exp().sum()) / float(sums.std() / len(sums) ** 0.5)
+    assert abs(error) < 3
+
+
+@pytest.mark.parametrize("objective", [OTReg, CTC])
+def test_drawing_every_row_is_scoring_all(objective: type) -> None:
+    for pair in (make_pair(), make_pair(pad_token_id=0)):
+        loss = objective(vocabulary="all")(pair).loss
+        torch.testing.assert_close(objective(vocabulary=VOCAB)(pair).loss, loss)
+        assert float((objective(vocabulary=5)(pair).loss - loss).abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("objective", [OTReg, CTC])
+def test_the_steps_tokens_make_micro_batches_equal(objective: type) -> None:
+    pair = make_pair(step_ids=torch.arange(1, 6), draw_seed=11)
+    for setting in ("all", "step", 9):
+        whole = objective(vocabulary=setting)(pair).loss
+        for row in (0, 1):
+            part = dataclasses.replace(
+                pair,
+                **{
+                    name: getattr(pair, name)[row : row + 1]
+                    for name in ("speech", "text", "speech_mask", "text_mask", "token_ids")
+                },
+            )
+            torch.testing.assert_close(objective(vocabulary=setting)(part).loss[0], whole[row])
+
+
+@pytest.mark.parametrize("objective", [OTReg(), CTC(), OTReg(pad_anchor=True), OTReg.paper()])
+def test_a_common_factor_of_the_table_changes_nothing(objective: object) -> None:
+    pair = make_pair()
+    # As Gemma has it: the model multiplies its rows by a number, the table holds them without.
+    smaller = dataclasses.replace(pair, embedding_table=pair.embedding_table / 40)
+    torch.testing.assert_close(objective(smaller).loss, objective(pair).loss)
+
+
+def test_rows_like_finds_directions() -> None:
+    table = torch.randn(VOCAB, DIM)
+    table[7], table[20], table[21] = 3 * table[4], -table[4], 0.0
+    assert rows_like(table, table[4]) == (4, 7)
+    assert rows_like(table.bfloat16(), (0.37 * table[4]).bfloat16()) == (4, 7)
+    assert rows_like(table, torch.zeros(DIM)) == (21,)
+    assert rows_like(table, torch.randn(DIM)) == ()
+    near = table[4].clone()
+    near[int(near.abs().argmin())] += 0.3  # equal where it is large
+    assert rows_like(table, near) == ()
+    assert rows_like(torch.randn(5, 2), torch.zeros(2)) == ()
+
+
+def test_the_pad_token_is_known_by_its_id_or_found() -> None:
+    by_id = make_pair(pad_token_id=0)
+    for objective in (OTReg(pad_anchor=True), CTC()):
+        torch.testing.assert_close(objective(by_id).loss, objective(make_pair()).loss)
+    elsewhere = make_pair(pad_embedding=torch.randn(DIM))  # a pad row that is not in the table
+    assert pair_classes(elsewhere, pad_class=True).num_classes == VOCAB + 1
+
+
+@pytest.mark.parametrize("pad_token_id", [None, 0])
+def test_token_ids_that_hold_padding_are_refused(pad_token_id: int | None) -> None:
+    # text_ids padded on the left while text_mask stays on the right
+    ids = torch.tensor([[1, 2, 3], [0, 4, 5]])
+    table = make_pair().embedding_table
+    shifted = make_pair(token_ids=ids, text=table[ids], pad_token_id=pad_token_id)
+    for objective in (OTReg(pad_anchor=True), CTC()):
+        with pytest.raises(ValueError, match="same embedding as the pad row"):
+            objective(shifted)
+
+
+def test_a_pad_row_equal_to_a_tokens_is_refused_though_its_id_is_known() -> None:
+    pair = make_pair(pad_token_id=0)
+    pair.embedding_table[4] = pair.embedding_table[0]
+    pair.text[1, 0] = pair.embedding_table[0]
+    with pytest.raises(ValueError, match=r"same embedding as the pad row.*of its own"):
+        CTC()(pair)
+
+
+def test_rows_cannot_be_drawn_without_a_table() -> None:
+    bare = make_pair(embedding_table=None)
+    with pytest.raises(ValueError, match=r"vocabulary=4 draws rows .* got None; .*'step'"):
+        OTReg(vocabulary=4)(bare)
+    step = OTReg(vocabulary="step")
+    torch.testing.assert_close(step(bare).loss, step(make_pair()).loss)
