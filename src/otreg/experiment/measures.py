@@ -2,11 +2,13 @@
 
 A measure is called as
 
-    measure(model, processor, corpora, *, arm, seed, batch_size, caches, language_model, **options)
+    measure(model, processor, corpora, *, arm, seed, batch_size, caches, language_model, trained_on,
+            **options)
 
-with a trained model and its processor, manifests by name, encoder caches by the same names (empty where
-there are none), the folder of the language model before training, and the options of the experiment's
-YAML. It returns lists of records of results.json, such as {"samples": […], "gap_by_layer": […]}.
+with a trained model and its processor, manifests by name, encoder caches by the same names (empty
+where there are none), the folder of the language model before training, the manifests that the arm
+was trained on, and the options of the experiment's YAML. It returns lists of records of results.json,
+such as {"samples": […], "gap_by_layer": […]}.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from otreg.experiment.salad import topic_share
 from otreg.experiment.view_measures import divergences_of, layers_of
 from otreg.names import nearest
 from otreg.training.yaml_config import ConfigError
@@ -42,6 +45,7 @@ MEASURES: dict[str, MeasureKind] = {
     "layers": MeasureKind(
         layers_of, ("retrieval_pooled_mrr", "retrieval_pooled_top1", "best_cosine")
     ),
+    "topic-share": MeasureKind(topic_share, ("topic_share",)),
     "divergences": MeasureKind(divergences_of, ("misalignment", "forgetting")),
 }
 """By the name that an experiment gives."""

@@ -92,6 +92,8 @@ class Plan:
         inputs = {"model": trained.model, "language_model": Ref(self._towers(), "language_model")}
         for number, step in enumerate(trained.steps):
             inputs[f"log {number}"] = Ref(step, "log")
+        for number, path in enumerate(config.data.train):
+            inputs[f"trained on {number}"] = self._manifest(str(path), seed)
         for name in experiment.evaluate:
             manifest = self._manifest(name, seed)
             inputs[f"corpus {name}"] = manifest

@@ -167,6 +167,7 @@ def evaluate(call: Call) -> Mapping[str, Path]:
             batch_size=settings["options"]["batch_size"],
             caches={name: caches[name] for name in measure["corpora"] if name in caches},
             language_model=call.inputs["language_model"],
+            trained_on=_numbered(call, "trained on"),
             **measure["options"],
         )
         for name, found in records.items():

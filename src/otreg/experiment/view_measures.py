@@ -39,12 +39,14 @@ def layers_of(
     batch_size: int,
     caches: Mapping[str, Any],
     language_model: Path,
+    trained_on: Sequence[Path],
     layers: Sequence[int],
 ) -> Records:
     """The gap between the hidden states of speech and transcript at layers.
 
     Args:
-        model, processor, corpora, arm, seed, batch_size, caches, language_model: as every measure.
+        model, processor, corpora, arm, seed, batch_size, caches, language_model,
+            trained_on: as every measure.
         layers: 0 = what enters the language model, k = what leaves its layer k.
     """
     records: Records = {"samples": [], "gap_by_layer": []}
@@ -81,6 +83,7 @@ def divergences_of(
     batch_size: int,
     caches: Mapping[str, Any],
     language_model: Path,
+    trained_on: Sequence[Path],
     text_words: Sequence[int],
     speech_words: Sequence[int],
     cuts_seed: int = 0,
@@ -89,7 +92,8 @@ def divergences_of(
     """SALAD's misalignment M and forgetting F on interleaved rows.
 
     Args:
-        model, processor, corpora, arm, seed, batch_size, caches, language_model: as every measure.
+        model, processor, corpora, arm, seed, batch_size, caches, language_model,
+            trained_on: as every measure.
         text_words: fewest and most words of a written span.
         speech_words: fewest and most words of a spoken span.
         cuts_seed: of the cuts.
