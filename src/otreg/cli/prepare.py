@@ -203,7 +203,7 @@ def select(
 
 
 @programs.command(
-    epilog="Example: otreg prepare encoder-states train.jsonl --out cache/train "
+    epilog="Example: otreg prepare encoder-states train.jsonl dev.jsonl --out cache "
     "--model openai/whisper-small"
 )
 def encoder_states(

@@ -71,7 +71,7 @@ def make_prepared(call: Call) -> Mapping[str, Path]:
 
 
 def make_states(call: Call) -> Mapping[str, Path]:
-    """Encode manifests once by a frozen encoder: those of `train`, `validation` and `test` apart."""
+    """Encode manifests once by a frozen encoder, all into one cache."""
     from otreg.data.dataset import SpeechTextDataset
     from otreg.data.interleave import Interleaving
     from otreg.data.manifest import read_manifests
@@ -89,7 +89,7 @@ def make_states(call: Call) -> Mapping[str, Path]:
         if manifests:
             dataset = SpeechTextDataset(read_manifests(manifests), processor, interleaving=cut)
             size = settings["batch_size"]
-            build_encoder_cache(model, dataset, call.folder / part, batch_size=size)
+            build_encoder_cache(model, dataset, call.folder, batch_size=size)
     return {"states": call.folder}
 
 
@@ -142,7 +142,7 @@ def evaluate(call: Call) -> Mapping[str, Path]:
     corpora = {name: call.inputs[f"corpus {name}"] for name in settings["corpora"]}
     caches = {
         name: build_encoder_cache(
-            model, SpeechTextDataset([manifest], processor), call.inputs[f"states {name}"] / "test"
+            model, SpeechTextDataset([manifest], processor), call.inputs[f"states {name}"]
         )
         for name, manifest in corpora.items()
         if f"states {name}" in call.inputs
