@@ -109,6 +109,9 @@ def test_merging_joins_records_and_keeps_each_runs_facts():
         (["otreg"], two["config"]),
     ]
     assert merge_results([merged, one]) == merged
+    alike = merge_results([one, make_results(arms=("otreg",), seeds=(0,))])
+    assert "runs" not in alike  # all facts are the same, so they are said once
+    assert alike["config"] == one["config"]
 
 
 def test_a_part_without_rows_tells_facts_about_all():
