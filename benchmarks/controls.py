@@ -14,7 +14,7 @@ from otreg.objectives import AlignmentOutput
 from otreg.objectives.plan import TransportPlan
 from otreg.objectives.plan_losses import vocabulary_loss
 from otreg.objectives.targets import Targets
-from otreg.objectives.vocabulary import pair_vocabulary
+from otreg.objectives.vocabulary import pair_classes
 from otreg.pair import SpeechTextPair
 from otreg.transport import TransportResult, cosine_transport, sinkhorn
 
@@ -96,7 +96,7 @@ class NearestToken:
 def _loss_on(
     pair: SpeechTextPair, result: TransportResult, targets: Targets, temperature: float
 ) -> AlignmentOutput:
-    classes = pair_vocabulary(pair, pad_class=False)
+    classes = pair_classes(pair, pad_class=False)
     loss = vocabulary_loss(pair, result.plan, targets, classes, temperature)
     terms = {"vocabulary": loss.detach()}
     return AlignmentOutput(loss, result.plan, terms, targets, result.converged)

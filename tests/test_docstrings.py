@@ -12,6 +12,7 @@ import pytest
         "objectives.otreg",
         "objectives.ctc",
         "objectives.base",
+        "objectives.plan",
         "objectives.registry",
     ],
 )

@@ -87,7 +87,7 @@ def test_a_spoken_span_lasts_from_its_first_word_to_the_next_spans_first():
         if segment.kind == "audio":
             assert segment.content.start_s == 10.0 + words[place].start_s
             after = place + count
-            expected = 10.0 + words[after].start_s if after < len(words) else None
+            expected = None if after == len(words) else 10.0 + words[after].start_s
             assert segment.content.end_s == expected
             assert segment.content.id == f"u/{place}-{after}"
         place += count

@@ -79,7 +79,9 @@ def test_the_other_side_may_differ_in_place_measure_corpus_or_arm():
     assert verdict(records, **of, minus={"at": {"prompt": "seen"}})["figure"] == -1
     row = verdict(records, **of, over={"measure": "chance", "at": {"prompt": None}})
     assert row["figure"] == 2
-    row = verdict(records, **of, minus={"arm": "base", "corpus": "shuffled", "at": {"prompt": None}})
+    row = verdict(
+        records, **of, minus={"arm": "base", "corpus": "shuffled", "at": {"prompt": None}}
+    )
     assert row["figure"] == 3
     assert row["arms"] == ["new", "base"]
     assert row["compared"] == "m of new on test at prompt unseen minus m of base on shuffled"
@@ -173,7 +175,9 @@ def test_every_comparison(bound, figure, low, high, held):
     assert Bound.parse(bound).holds(figure, low, high) is held
 
 
-@pytest.mark.parametrize("bound", ["0.1", "=> 1", "within 1", "within [2, 1]", ">= 1/0", "> x", None])
+@pytest.mark.parametrize(
+    "bound", ["0.1", "=> 1", "within 1", "within [2, 1]", ">= 1/0", "> x", None]
+)
 def test_a_bound_that_cannot_be_read_is_refused(bound):
     with pytest.raises(ValueError, match="expected a bound such as"):
         Bound.parse(bound)
@@ -293,11 +297,11 @@ def test_the_draws_do_not_depend_on_the_block_size(monkeypatch):
 
 SYSTEMS = """
 # AI-STA
-- {name: retrieval, kind: gate, measure: retrieval_mrr, corpus: held-out, at: {layer: [0, 1]},
+- {name: retrieval, kind: gate, measure: retrieval_pooled_mrr, corpus: held-out, at: {layer: [0, 1]},
    of: chosen, minus: base, bound: ">= 0.1"}
-- {name: above random sets, kind: gate, measure: retrieval_mrr, corpus: held-out,
+- {name: above random sets, kind: gate, measure: retrieval_pooled_mrr, corpus: held-out,
    at: {layer: [0, 1]}, of: chosen, minus: {arm: [random-1, random-2]}, bound: "> 0"}
-- {name: shuffled transcript, kind: control, measure: retrieval_mrr, corpus: held-out,
+- {name: shuffled transcript, kind: control, measure: retrieval_pooled_mrr, corpus: held-out,
    at: {layer: [0, 1]}, of: shuffled, minus: base, bound: "< 0.1"}
 # SALAD
 - {name: misalignment, kind: gate, measure: misalignment, corpus: held-out, of: alpha-1,
@@ -355,7 +359,7 @@ def test_the_language_holds_the_gates_of_all_systems():
     specs = yaml.safe_load(SYSTEMS)
     parsed = parse_specs(specs)
     assert len(parsed) == len(specs)
-    assert gate_measures(specs)[:3] == ["retrieval_mrr", "misalignment", "forgetting"]
+    assert gate_measures(specs)[:3] == ["retrieval_pooled_mrr", "misalignment", "forgetting"]
     assert "majority_rate" in gate_measures(specs)
     assert "== 0" in SYSTEMS
     for row in judge({"rows": []}, specs):

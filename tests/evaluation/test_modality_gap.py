@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from otreg.evaluation.measures import MEASURES
-from otreg.evaluation.modality_gap import ModalityGap, _spearman_with_position
+from otreg.evaluation.layer_gap import spearman_with_position
+from otreg.evaluation.measures import GAP_MEASURES, MEASURES
+from otreg.evaluation.modality_gap import ModalityGap
 
 
 def measure(speech, ids, table, *, lengths=None, text_lengths=None, **options):
@@ -99,7 +100,7 @@ def test_pad_share_counts_frames_nearest_to_the_pad_row():
     [([0, 4, 9], 1.0), ([9, 4, 0], -1.0), ([3, 3, 3], 0.0), ([1, 2, 2], math.sqrt(3) / 2)],
 )
 def test_monotonicity_is_spearmans_rho(path, rho):
-    value, ranked = _spearman_with_position(torch.tensor([path]), torch.ones(1, 3).bool())
+    value, ranked = spearman_with_position(torch.tensor([path]), torch.ones(1, 3).bool())
     assert value.item() == pytest.approx(rho)
     assert ranked.item()
 
@@ -109,7 +110,7 @@ def test_monotonicity_agrees_with_scipy_on_ragged_rows():
     generator = torch.Generator().manual_seed(0)
     path = torch.randint(0, 6, (20, 9), generator=generator)
     lengths = torch.randint(3, 10, (20,), generator=generator)
-    rho, _ = _spearman_with_position(path, torch.arange(9) < lengths[:, None])
+    rho, _ = spearman_with_position(path, torch.arange(9) < lengths[:, None])
     for row, length in enumerate(lengths.tolist()):
         expected = stats.spearmanr(path[row, :length], torch.arange(length)).statistic
         assert rho[row].item() == pytest.approx(expected, abs=1e-9)
@@ -228,7 +229,7 @@ def test_every_value_is_documented_and_carries_no_gradient():
     ids = torch.tensor([[0, 1, 2], [2, 3, 4]])
     speech = torch.randn(2, 6, 4, requires_grad=True)
     values = measure(speech, ids, table, pad_token_id=0)
-    assert [name for name in values if not name.startswith("num_")] == list(MEASURES)
+    assert [name for name in values if not name.startswith("num_")] == list(GAP_MEASURES)
     assert all(isinstance(value, float | int) for value in values.values())
     assert all(entry.formula and entry.source for entry in MEASURES.values())
 
@@ -241,7 +242,7 @@ def test_what_cannot_be_measured_is_refused():
     ids = torch.tensor([[0, 1]])
     with pytest.raises(ValueError, match="share their width"):
         gap.update(torch.zeros(1, 2, 4), ones, ids, ones)
-    with pytest.raises(ValueError, match="finite speech_embeds"):
+    with pytest.raises(ValueError, match="finite speech at real frames"):
         gap.update(torch.full((1, 2, 3), math.nan), ones, ids, ones)
     with pytest.raises(ValueError, match="at least one real frame"):
         gap.update(torch.zeros(1, 2, 3), ~ones, ids, ones)

@@ -124,7 +124,8 @@ def test_distillation_is_the_sum_of_divergences_over_labelled_tokens(tiny, colla
     """Oracle: a loop over tokens in float64."""
     model, _ = tiny
     batch = collate(*mixed_rows)
-    view = run_forwards(model, batch, needs={"text"})
+    with torch.no_grad():
+        view = run_forwards(model, batch, needs={"text"})
     twin = twin_of(batch, model.config.pad_token_id)
     expected, count = 0.0, 0
     for row in range(len(batch["labels"])):

@@ -59,7 +59,8 @@ def test_the_nearest_token_is_a_softmax_over_targets() -> None:
 @pytest.mark.parametrize("name", ["PositionsAlone", "NearestToken"])
 def test_controls_are_objectives_as_any_other(name: str) -> None:
     pair = make_pair()
-    control = build_objective(f"controls:{name}", {"temperature": 0.1}, dim=6, vocab_size=12)
+    options = {"temperature": 0.1}
+    control = build_objective(f"controls:{name}", options, dim=6, vocab_size=12).objective
     out = control(pair)
     out.loss.sum().backward()
     assert out.loss.shape == (2,)

@@ -8,7 +8,7 @@ from torch import Tensor
 from oracles import cosine
 from otreg import SpeechTextPair
 from otreg.objectives.log_probabilities import log_probabilities
-from otreg.objectives.vocabulary import Vocabulary, pair_vocabulary
+from otreg.objectives.vocabulary import Classes, pair_classes
 
 VOCAB, DIM = 23, 6
 
@@ -32,7 +32,7 @@ def make_pair(dtype: torch.dtype = torch.float64) -> SpeechTextPair:
 
 
 def dense_loop(
-    pair: SpeechTextPair, vocabulary: Vocabulary, classes: Tensor, temperature: float
+    pair: SpeechTextPair, vocabulary: Classes, classes: Tensor, temperature: float
 ) -> Tensor:
     """Log softmax written out plainly, one score at a time, over the classes that take part."""
     table = pair.embedding_table.double().numpy()
@@ -63,7 +63,7 @@ def test_values_match_a_dense_float64_loop(
     setting: str | int, pad_class: bool, temperature: float
 ) -> None:
     pair = make_pair()
-    vocabulary = pair_vocabulary(pair, pad_class=pad_class, setting=setting)
+    vocabulary = pair_classes(pair, pad_class=pad_class, setting=setting)
     classes = torch.tensor([[1, 9, VOCAB if pad_class else 2], [7, 7, 22]])
     values = log_probabilities(pair.speech, pair.speech_mask, classes, vocabulary, temperature)
     expected = dense_loop(pair, vocabulary, classes, temperature)
@@ -75,7 +75,7 @@ def test_values_match_a_dense_float64_loop(
 @pytest.mark.parametrize("pad_class", [True, False])
 def test_gradient_is_exact(setting: str | int, pad_class: bool) -> None:
     pair = make_pair()
-    vocabulary = pair_vocabulary(pair, pad_class=pad_class, setting=setting)
+    vocabulary = pair_classes(pair, pad_class=pad_class, setting=setting)
     classes = torch.tensor([[1, 9, 1], [7, 22, 22]])
 
     def values(speech: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ def test_gradient_is_exact(setting: str | int, pad_class: bool) -> None:
 @pytest.mark.parametrize("chunk", [1, 7, VOCAB, None])
 def test_the_chunks_size_changes_nothing(setting: str | int, chunk: int | None) -> None:
     pair = make_pair()
-    vocabulary = pair_vocabulary(pair, pad_class=True, setting=setting)
+    vocabulary = pair_classes(pair, pad_class=True, setting=setting)
     classes = torch.tensor([[1, 9, VOCAB], [7, 22, 22]])
     outcomes = []
     for size in (1000, chunk):
@@ -102,7 +102,7 @@ def test_the_chunks_size_changes_nothing(setting: str | int, chunk: int | None) 
 @pytest.mark.parametrize("fill", [float("nan"), float("inf"), 1e6])
 def test_what_stands_at_padding_changes_nothing(fill: float) -> None:
     pair = make_pair()
-    vocabulary = pair_vocabulary(pair, pad_class=True)
+    vocabulary = pair_classes(pair, pad_class=True)
     classes = torch.tensor([[1, 9], [7, 22]])
     clean = torch.where(pair.speech_mask.unsqueeze(2), pair.speech.detach(), 0.0)
     outcomes = []
@@ -122,7 +122,7 @@ def test_a_bfloat16_table_gives_what_its_rows_give_in_float32() -> None:
     outcomes = []
     for table in (half, half.float()):
         part = dataclasses.replace(pair, embedding_table=table, pad_embedding=table[4])
-        vocabulary = pair_vocabulary(part, pad_class=True, setting=5)
+        vocabulary = pair_classes(part, pad_class=True, setting=5)
         values = log_probabilities(
             pair.speech, pair.speech_mask, torch.tensor([[1, 9], [7, 22]]), vocabulary, 0.05
         )
@@ -133,7 +133,7 @@ def test_a_bfloat16_table_gives_what_its_rows_give_in_float32() -> None:
 
 def test_half_precision_speech_gets_a_gradient_of_its_own_dtype() -> None:
     pair = make_pair(torch.float32)
-    vocabulary = pair_vocabulary(pair, pad_class=True)
+    vocabulary = pair_classes(pair, pad_class=True)
     classes = torch.tensor([[1, 9], [7, 22]])
     half = pair.speech.detach().bfloat16().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -156,7 +156,7 @@ def test_random_problems_match_autograd_of_a_dense_log_softmax() -> None:
         mask = torch.rand(batch, frames) < 0.7
         mask[:, 0] = True
         classes = torch.randint(0, vocab, (batch, n))
-        vocabulary = Vocabulary(table, classes)
+        vocabulary = Classes(table, classes)
         speech = torch.randn(batch, frames, dim, dtype=torch.float64).requires_grad_()
         weight = torch.randn(batch, frames, n, dtype=torch.float64)
         temperature = float(torch.rand(()) + 0.01)
@@ -175,7 +175,7 @@ def test_random_problems_match_autograd_of_a_dense_log_softmax() -> None:
 
 def test_no_copy_of_the_table_is_made() -> None:
     pair = make_pair(torch.float32)
-    vocabulary = pair_vocabulary(pair, pad_class=True)
+    vocabulary = pair_classes(pair, pad_class=True)
     assert vocabulary.table.data_ptr() == pair.embedding_table.data_ptr()
     sizes = [len(rows) for rows, _ in vocabulary.chunks(5)]
     assert sizes == [1, 5, 5, 5, 5, 3]  # the pad row comes first
@@ -186,7 +186,7 @@ def test_no_copy_of_the_table_is_made() -> None:
 
 def test_nothing_is_kept_where_no_gradient_is_asked() -> None:
     pair = make_pair()
-    vocabulary = pair_vocabulary(pair, pad_class=False)
+    vocabulary = pair_classes(pair, pad_class=False)
     with torch.no_grad():
         values = log_probabilities(
             pair.speech, pair.speech_mask, torch.tensor([[1], [7]]), vocabulary, 0.05

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from otreg import CTC, AlignmentOutput, OTReg, SpeechTextPair
-from otreg.objectives import CrossEntropy, Distillation, OnPair, build_objective
+from otreg.objectives import OBJECTIVES, OnPair, build_objective
 
 SIZES = {"dim": 6, "vocab_size": 9}
 
@@ -24,12 +24,21 @@ def mean_square(scale: float = 1.0):
     return lambda pair: AlignmentOutput(scale * pair.speech.square().mean((1, 2)))
 
 
-@pytest.mark.parametrize("name", ["otreg", "otreg_paper", "ctc"])
-def test_every_registered_objective_on_pairs_gives_a_loss_per_utterance(name: str) -> None:
+ON_PAIRS = ("otreg", "otreg_paper", "ctc")
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_registered_objective_says_what_it_needs(name: str) -> None:
+    objective = build_objective(name, **SIZES)
+    assert isinstance(objective, OnPair) is (name in ON_PAIRS)
+    assert objective.needs <= {"text", "reference_speech", "reference_text", "step_ids"}
+    assert objective.layers == frozenset()
+
+
+@pytest.mark.parametrize("name", ON_PAIRS)
+def test_every_objective_on_pairs_gives_a_loss_per_utterance(name: str) -> None:
     pair = make_pair()
-    lifted = build_objective(name, dim=6, vocab_size=9)
-    assert isinstance(lifted, OnPair)
-    out = lifted.objective(pair)
+    out = build_objective(name, **SIZES).objective(pair)
     assert out.loss.shape == (2,)
     out.loss.mean().backward()
     assert float(pair.speech.grad.abs().max()) > 0
@@ -46,21 +55,22 @@ def test_presets_and_options_are_what_their_names_say() -> None:
     assert isinstance(head, CTC)
     assert head.head.weight.shape == (10, 6)
     assert built("ctc", {"temperature": 0.2}).temperature == 0.2
-    assert isinstance(build_objective("cross_entropy", **SIZES), CrossEntropy)
-    assert build_objective("distillation", {"teacher": "text"}, **SIZES).needs == {"text"}
-    assert Distillation().needs == {"reference_text"}
+    assert built("otreg", {"vocabulary": 64}).vocabulary == 64
 
 
-def test_a_layer_is_for_objectives_on_pairs_without_a_vocabulary() -> None:
-    at_two = build_objective("otreg", {"loss": "cost"}, layer=2, **SIZES)
-    assert (at_two.needs, at_two.layers) == ({"text"}, {2})
-    with pytest.raises(ValueError, match="CrossEntropy reads the view itself and takes no layer"):
-        build_objective("cross_entropy", layer=0, **SIZES)
-    for name in ("otreg", "ctc", "otreg_paper"):
-        with pytest.raises(ValueError, match="there are none at layer 1 of the hidden states"):
+@pytest.mark.parametrize("setting", ["step", 64])
+def test_the_steps_tokens_are_asked_for_where_they_are_used(setting: str | int) -> None:
+    for name in ("otreg", "ctc"):
+        assert build_objective(name, {"vocabulary": setting}, **SIZES).needs == {"step_ids"}
+        assert build_objective(name, **SIZES).needs == frozenset()
+
+
+def test_hidden_layers_are_refused_to_what_needs_a_vocabulary() -> None:
+    cost = build_objective("otreg", {"loss": "cost"}, layer=1, **SIZES)
+    assert cost.layers == {1}
+    for name in ON_PAIRS:
+        with pytest.raises(ValueError, match="needs the vocabulary or the pad row"):
             build_objective(name, layer=1, **SIZES)
-    with pytest.raises(ValueError, match="layer must be >= 0"):
-        OnPair(OTReg(loss="cost"), layer=-1)
 
 
 def test_the_paper_preset_is_the_papers_method() -> None:
@@ -88,7 +98,7 @@ def test_an_outsiders_objective_needs_no_registration() -> None:
         ("ctc", {"temprature": 1.0}, "no option 'temprature'; did you mean 'temperature'"),
         ("nowhere:thing", {}, "'nowhere:thing' cannot be imported .*nowhere"),
         ("otreg.pair:Nothing", {}, "cannot be imported .*Nothing"),
-        ("otreg", {"epsilon": -1.0}, "epsilon must be > 0"),
+        ("otreg", {"epsilon": -1.0}, "epsilon must be a finite number > 0"),
     ],
 )
 def test_mistakes_are_named_with_the_nearest_known(name: str, options: dict, message: str) -> None:

@@ -27,9 +27,7 @@ def problem() -> tuple[Tensor, Tensor, Tensor]:
 def test_auto_takes_torch_where_nothing_can_be_built(monkeypatch) -> None:
     monkeypatch.setattr(compiled, "_library", lambda: None)
     arguments = problem()
-    assert sinkhorn(*arguments, epsilon=0.1, method="auto").method == "reference"
-    large = torch.rand(1, 64, 64), torch.full((1, 64), 1 / 64), torch.full((1, 64), 1 / 64)
-    assert sinkhorn(*large, epsilon=0.1, method="auto").method == "accelerated"
+    assert sinkhorn(*arguments, epsilon=0.1, method="auto").method == "accelerated"
     with pytest.raises(ValueError, match="could not be built here"):
         sinkhorn(*arguments, epsilon=0.1, method="compiled")
 

@@ -67,6 +67,43 @@ def test_neither_padding_nor_batch_mates_change_a_problem(method: str, fill: flo
     assert float(batch.plan[:, :, 5:].abs().max()) == 0
 
 
+@pytest.mark.parametrize("method", ["reference", *METHODS])
+def test_a_solved_problem_is_left_alone_while_others_go_on(method: str) -> None:
+    cost, a, b = problem(40, 20, torch.float32)
+    cost[0] = 0.5  # solved by the start, and alone: the other two keep the batch together
+    result = sinkhorn(cost, a, b, epsilon=0.01, method=method)
+    assert bool(result.converged.all())
+    assert int(result.num_iters[0]) == 0
+    assert int(result.num_iters[1:].min()) > 0
+    alone = sinkhorn(cost[:1], a[:1], b[:1], epsilon=0.01, method=method)
+    assert torch.equal(result.plan[0], alone.plan[0])
+    assert float(result.marginal_error[0]) == float(alone.marginal_error[0])
+
+
+def test_sweeps_and_newtons_steps_are_counted_together() -> None:
+    cost, a, b = problem(40, 20, torch.float64)
+    cost *= 1e4
+    sweeps = sinkhorn(cost, a, b, epsilon=0.05, max_iter=100, method="accelerated").num_iters
+    steps = sinkhorn(cost, a, b, epsilon=0.05, max_iter=100, method="newton").num_iters
+    rescued = sinkhorn(cost, a, b, epsilon=0.05, max_iter=100)
+    assert rescued.method.endswith("+newton")
+    assert bool(rescued.converged.all())
+    assert sweeps.tolist() == [100] * 3
+    assert bool((steps > 0).all())
+    assert rescued.num_iters.tolist() == (sweeps + steps).tolist()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_warm_start_is_a_problems_own(method: str) -> None:
+    cost, a, b = problem(30, 12, torch.float64)
+    cold = sinkhorn(cost, a, b, epsilon=0.01, tol=1e-6, max_iter=5000, method=method)
+    start = torch.zeros_like(b)
+    start[1] = cold.g[1]
+    warm = sinkhorn(cost, a, b, epsilon=0.01, tol=1e-6, max_iter=5000, method=method, init=start)
+    assert warm.num_iters[[0, 2]].tolist() == cold.num_iters[[0, 2]].tolist()
+    assert int(warm.num_iters[1]) <= 1
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_what_does_not_converge_says_so(method: str) -> None:
     cost, a, b = problem(40, 20, torch.float32)

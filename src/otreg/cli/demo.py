@@ -1,18 +1,19 @@
-"""`otreg demo` and `otreg miniature`."""
+"""`otreg demo`."""
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from otreg.cli.application import app, quiet_transformers
+from otreg.cli.command_line import command_line
 
 
 @app.command(epilog="Example: otreg demo --out demo-out --seeds 3 --arms base,otreg")
 def demo(
+    context: typer.Context,
     name: Annotated[
         str, typer.Argument(help="The experiment: a shipped one by name, or a YAML file.")
     ] = "otreg",
@@ -51,9 +52,6 @@ def demo(
     if out is None:
         out = Path("demo-out" if experiment.name == "otreg" else f"demo-out-{experiment.name}")
     chosen = None if arms is None else [arm.strip() for arm in arms.split(",") if arm.strip()]
-    command = ["otreg", "demo", name, "--out", str(out), "--seeds", str(seeds)]
-    command += [] if chosen is None else ["--arms", ",".join(chosen)]
-    command += ["--split", split, "--processes", str(processes)]
     results = run_experiment(
         experiment,
         out,
@@ -62,55 +60,9 @@ def demo(
         split=split,
         num_processes=processes,
         progress=lambda line: typer.echo(line, err=True),
-        command=shlex.join(command),
+        command=command_line("demo", context.params),
     )
     from otreg.cli.tables import print_arms
 
     print_arms(results)
     typer.echo(f"results: {out / 'results.json'}\nreport:  {out / 'report.html'}")
-
-
-@app.command(epilog="Example: otreg miniature train.jsonl --out towers")
-def miniature(
-    manifests: Annotated[list[Path], typer.Argument(help="Speech with transcripts (JSONL).")],
-    out: Annotated[Path, typer.Option(help="Folder for the towers.")] = Path("towers"),
-    text: Annotated[
-        list[Path] | None,
-        typer.Option(help="More text for the language model, a sentence a line; repeatable."),
-    ] = None,
-    units: Annotated[
-        str,
-        typer.Option(
-            help="What the encoder learns: characters, or phonemes by espeak-ng (extra demo)."
-        ),
-    ] = "characters",
-    root: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder that the manifests' audio paths start from and stay in. Default: each "
-            "manifest's own folder."
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights and data order.")] = 0,
-) -> None:
-    """Train a tiny speech encoder and a tiny language model on your own manifests.
-
-    Writes audio_tower/ and language_model/ in Hugging Face format, to try a recipe without
-    downloading weights.
-    """
-    for path in [*manifests, *(text or [])]:
-        if not path.is_file():
-            raise ValueError(f"no such file: {str(path)!r}")
-    if units not in ("characters", "phonemes"):
-        raise ValueError(f"--units must be characters or phonemes, got {units!r}")
-    from otreg.synthetic.towers import MiniatureSettings, build_miniature
-
-    quiet_transformers()
-    settings = MiniatureSettings(units=units)  # type: ignore[arg-type]
-    folder = build_miniature(
-        manifests, out, root=root, texts=text or [], seed=seed, settings=settings
-    )
-    typer.echo(
-        f"model.audio_tower={folder / 'audio_tower'}\n"
-        f"model.language_model={folder / 'language_model'}"
-    )

@@ -10,17 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from otreg.cli.application import app, quiet_transformers
+from otreg.cli.command_line import command_line
 
 Run = Annotated[Path, typer.Argument(help="A run folder, or a model folder.")]
 Device = Annotated[
     str | None, typer.Option(help="Such as cpu or cuda:0. Default: a GPU where there is one.")
-]
-Root = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder that the manifests' audio paths start from and stay in. Default: each "
-        "manifest's own folder."
-    ),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Utterances decoded together.")]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Most tokens of a transcript.")]
@@ -31,6 +25,7 @@ MaxTokens = Annotated[int, typer.Option(min=1, help="Most tokens of a transcript
     "--data unheard=unheard.jsonl --in-domain heard --out runs/digits/results.json"
 )
 def evaluate(
+    context: typer.Context,
     run: Run,
     data: Annotated[
         list[str],
@@ -50,7 +45,6 @@ def evaluate(
     seed: Annotated[int | None, typer.Option(help="Default: the run's, else 0.")] = None,
     batch_size: BatchSize = 16,
     max_new_tokens: MaxTokens = 200,
-    root: Root = None,
     device: Device = None,
 ) -> None:
     """Decode named corpora with a model; write error rates and modality-gap measures as JSON.
@@ -68,14 +62,13 @@ def evaluate(
     facts = _run_facts(run)
     seed = facts.pop("seed", 0) if seed is None else seed
     arm = arm or run.absolute().name.removesuffix(f"-seed{seed}")
-    from otreg.data.manifest import read_manifest
     from otreg.evaluation.evaluate import evaluate_model
     from otreg.evaluation.results import environment, write_results
 
     results = evaluate_model(
         model,
         processor,
-        {name: read_manifest(path, root=root) for name, path in corpora.items()},
+        corpora,
         arm=arm,
         seed=seed,
         in_domain=in_domain or [],
@@ -84,9 +77,8 @@ def evaluate(
         progress=True,
     )
     curves = [{"arm": arm, "seed": seed, **entry} for entry in facts.pop("curves", [])]
-    command = ["otreg", "evaluate", str(run), *(f"--data={item}" for item in data)]
-    command += [] if root is None else [f"--root={root}"]
-    results |= environment() | facts | {"curves": curves, "command": " ".join(command)}
+    command = command_line("evaluate", context.params)
+    results |= environment() | facts | {"curves": curves, "command": command}
     write_results(results, out)
     from otreg.cli.tables import print_rows
 
@@ -130,7 +122,6 @@ def align(
     manifest: Annotated[Path, typer.Argument(help="Speech with transcripts (JSONL).")],
     out: Annotated[Path, typer.Option(help="Folder for the plots and numbers.")],
     limit: Annotated[int, typer.Option(min=1, help="Utterances, from the first on.")] = 20,
-    root: Root = None,
     device: Device = None,
 ) -> None:
     """Plot how speech aligns with its transcript: the transport plan and the distances over time.
@@ -143,7 +134,7 @@ def align(
     from otreg.evaluation import plots
     from otreg.evaluation.evaluate import align as compute
 
-    utterances = read_manifest(manifest, root=root)[:limit]
+    utterances = read_manifest(manifest)[:limit]
     model, processor = _load(run, device)
     out.mkdir(parents=True, exist_ok=True)
     names: set[str] = set()
@@ -178,7 +169,7 @@ def report(
 
     Each RUN has been through otreg evaluate, which left its results.json there.
     """
-    from otreg.cli.tables import print_arms
+    from otreg.cli.tables import print_arms, print_gates
     from otreg.evaluation.report import write_report
     from otreg.evaluation.results import merge_results, read_results
 
@@ -190,6 +181,7 @@ def report(
         results = {**results, "base_arm": base}
     write_report(results, out)
     print_arms(results)
+    print_gates(results)
     typer.echo(f"report: {out}")
 
 
@@ -231,6 +223,7 @@ def _corpora(data: list[str]) -> dict[str, Path]:
 
 def _run_facts(run: Path) -> dict[str, Any]:
     """Seed, configuration and training curves of a run; nothing for a mere model folder."""
+    from otreg.evaluation.curves import read_curves
     from otreg.training.config import config_to_dict, load_config
     from otreg.training.run_folder import RunFolder
 
@@ -238,13 +231,7 @@ def _run_facts(run: Path) -> dict[str, Any]:
     if not folder.config.is_file():
         return {}
     config = config_to_dict(load_config(folder.config))
-    facts: dict[str, Any] = {"config": config, "seed": config["seed"]}
-    if folder.log.is_file():
-        entries = [json.loads(line) for line in folder.log.read_text("utf-8").splitlines()]
-        # A resumed run logs some steps again; the later entry is the one that led to the model.
-        latest = {(entry["stage"], entry["step"]): entry for entry in entries if "ce" in entry}
-        facts["curves"] = list(latest.values())
-    return facts
+    return {"config": config, "seed": config["seed"], "curves": read_curves(folder.log)}
 
 
 def _file_name(identity: str, taken: set[str]) -> str:

@@ -83,7 +83,7 @@ class Interleaving:
 
 
 def _pieces(utterance: Utterance) -> list[str]:
-    """The text cut before each word, so that the pieces together are the text."""
+    """The text cut behind each word and its punctuation, so that the pieces together are the text."""
     assert utterance.words is not None
     text, ends = utterance.text, []
     at = 0
@@ -96,6 +96,8 @@ def _pieces(utterance: Utterance) -> list[str]:
                 "words again with `otreg prepare words`"
             )
         at = found + len(word.word)
+        while at < len(text) and not (text[at].isalnum() or text[at].isspace()):
+            at += 1
         ends.append(at)
     ends[-1] = len(text)
     return [text[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]

@@ -2,7 +2,7 @@
 
     - name: retrieval at the chosen layers
       kind: gate                       # or control
-      measure: retrieval_mrr           # in samples, or a value of gap, gap_by_layer or rows
+      measure: retrieval_pooled_mrr    # in samples, or a value of gap, gap_by_layer or rows
       corpus: held-out                 # a list: the mean over them
       at: {layer: [0, 1]}              # a list: the mean over them
       of: chosen                       # an arm; a list: the mean over them
@@ -80,7 +80,8 @@ class Bound:
     def margin(self, figure: float, low: float | None, high: float | None) -> float:
         """How far inside the bound, negative = outside."""
         if self.needs_interval:
-            assert low is not None and high is not None
+            assert low is not None
+            assert high is not None
         else:
             low = high = figure
         first, last = self.values[0], self.values[-1]
@@ -195,7 +196,9 @@ def _parse(spec: Any) -> GateSpec:
     for key in spec:
         if key not in known:
             raise ValueError(f"unknown key {key!r}; {nearest(str(key), known)}")
-    missing = [key for key in ("name", "kind", "measure", "corpus", "of", "bound") if key not in spec]
+    missing = [
+        key for key in ("name", "kind", "measure", "corpus", "of", "bound") if key not in spec
+    ]
     if isinstance(spec.get("of"), Mapping):
         missing = [key for key in missing if key not in spec["of"]]
     if missing:

@@ -232,9 +232,7 @@ def _cells(results: Mapping[str, Any]) -> dict[tuple, dict[int, _Cell]]:
     return cells | from_samples
 
 
-def _cells_of(
-    cells: Mapping[tuple, Mapping[int, _Cell]], side: Side
-) -> list[Mapping[int, _Cell]]:
+def _cells_of(cells: Mapping[tuple, Mapping[int, _Cell]], side: Side) -> list[Mapping[int, _Cell]]:
     """The cells that a side averages."""
     found = []
     for arm in side.arms:

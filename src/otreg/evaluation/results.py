@@ -252,7 +252,9 @@ def _check_gate(record: Mapping[str, Any], place: str) -> None:
     if record["kind"] not in KINDS:
         raise ValueError(f"{place}: expected kind 'gate' or 'control', received {record['kind']!r}")
     held, figure = record.get("held"), record.get("figure")
-    if held not in (True, False, None) or (held is not None and not isinstance(figure, int | float)):
+    if held not in (True, False, None) or (
+        held is not None and not isinstance(figure, int | float)
+    ):
         raise ValueError(f"{place}: expected held true or false with a figure, or null without one")
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from otreg.evaluation.gate_specs import gate_measures
 from otreg.experiment.definition import Experiment
 from otreg.experiment.graph import Graph, Ref
 from otreg.experiment.steps import (
@@ -103,6 +104,7 @@ class Plan:
             "corpora": list(experiment.evaluate),
             "in_domain": list(experiment.in_domain),
             "measures": experiment.as_dict()["measures"],
+            "sample_measures": sorted({"wer", *gate_measures(experiment.gates)}),
             "options": dict(experiment.evaluation),
         }
         title, whom = "evaluation", f"{arm} (seed {seed})"

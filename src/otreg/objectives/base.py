@@ -153,6 +153,9 @@ class View:
             token_ids=ids,
             pad_embedding=words.embed(pad),
             embedding_table=words.table,
+            pad_token_id=words.pad_token_id,
+            step_ids=self.step_ids,
+            draw_seed=self.draw_seed,
         )
 
     def _pair_at(self, layer: int, chosen: Tensor) -> SpeechTextPair:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from otreg.objectives.base import AlignmentOutput
 from otreg.objectives.log_probabilities import log_probabilities
 from otreg.objectives.options import check_positive
-from otreg.objectives.vocabulary import check_vocabulary, pair_vocabulary
+from otreg.objectives.vocabulary import check_vocabulary, pair_classes
 from otreg.pair import SpeechTextPair
 
 _UNUSED = -1e4  # a log probability of nothing; finite, for infinities make CTC's gradient NaN
@@ -159,7 +159,7 @@ class CTC(nn.Module):
                 "model's get_input_embeddings().weight, or use CTC(tied=False, dim=…, "
                 "vocab_size=…)"
             )
-        vocabulary = pair_vocabulary(pair, pad_class=True, setting=self.vocabulary)
+        vocabulary = pair_classes(pair, pad_class=True, setting=self.vocabulary)
         ids = vocabulary.token_class  # (batch, tokens)
         same = (ids.unsqueeze(2) == ids.unsqueeze(1)) & text_mask.unsqueeze(1)
         labels = same.to(torch.uint8).argmax(2)  # the earliest token of the same id

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otreg.objectives.vocabulary import Vocabulary
+from otreg.objectives.vocabulary import Classes
 from otreg.shapes import Bool, Float, Int
 from otreg.transport.cost import inverse_norm
 
@@ -17,7 +17,7 @@ def log_probabilities(
     speech: Float[Tensor, "batch frames dim"],
     frame_mask: Bool[Tensor, "batch frames"],
     classes: Int[Tensor, "batch n"],
-    vocabulary: Vocabulary,
+    vocabulary: Classes,
     temperature: float,
     chunk: int | None = None,
 ) -> Float[Tensor, "batch frames n"]:
@@ -66,7 +66,7 @@ class _LogProbabilities(torch.autograd.Function):
         speech: Tensor,
         frame_mask: Tensor,
         rows: Tensor,
-        vocabulary: Vocabulary,
+        vocabulary: Classes,
         temperature: float,
         chunk: int | None,
     ) -> Tensor:
@@ -103,7 +103,7 @@ class _LogProbabilities(torch.autograd.Function):
 
 def _sum_over_classes(
     unit: Tensor,
-    vocabulary: Vocabulary,
+    vocabulary: Classes,
     temperature: float,
     chunk: int | None,
     with_mean: bool,

@@ -10,7 +10,7 @@ from otreg.objectives.base import AlignmentOutput
 from otreg.objectives.options import check_at_least_zero, check_choice, check_positive
 from otreg.objectives.plan import TransportPlan
 from otreg.objectives.plan_losses import sparsity, vocabulary_loss
-from otreg.objectives.vocabulary import check_vocabulary, pair_vocabulary
+from otreg.objectives.vocabulary import check_vocabulary, pair_classes
 from otreg.pair import SpeechTextPair
 
 LOSSES = ("cost", "entropic", "vocabulary")
@@ -161,7 +161,7 @@ class OTReg:
         if self.loss == "entropic":
             terms["entropic"] = solved.value
         elif self.loss == "vocabulary":
-            classes = pair_vocabulary(pair, pad_class=self.pad_anchor, setting=self.vocabulary)
+            classes = pair_classes(pair, pad_class=self.pad_anchor, setting=self.vocabulary)
             terms["vocabulary"] = vocabulary_loss(pair, plan, targets, classes, self.temperature)
         loss = terms[self.loss]
         if through:

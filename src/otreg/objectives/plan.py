@@ -12,8 +12,7 @@ from otreg.objectives.options import check_at_least_zero, check_choice, check_po
 from otreg.objectives.targets import Targets, position_cost, unique_targets
 from otreg.pair import SpeechTextPair
 from otreg.shapes import Bool, Float
-from otreg.transport import TransportResult, cosine_cost, cosine_transport
-from otreg.transport.sinkhorn import METHODS
+from otreg.transport import TransportResult, check_options, cosine_cost, cosine_transport
 
 PLAN_GRADIENTS = ("stop", "unrolled", "implicit")
 
@@ -108,18 +107,14 @@ class TransportPlan:
     def __post_init__(self) -> None:
         """Refuse options that are out of range or in conflict."""
         check_choice("plan_gradient", self.plan_gradient, PLAN_GRADIENTS)
-        check_choice("method", self.method, METHODS)
         check_choice("target_mass", self.target_mass, ("uniform", "count"))
         if self.unique_threshold is not None and not -1 < self.unique_threshold <= 1:
             raise ValueError(
                 f"unique_threshold must be a cosine in (-1, 1], got {self.unique_threshold}; pass "
                 "None to keep all tokens apart"
             )
-        for name in ("epsilon", "tol", "position_width"):
-            check_positive(name, getattr(self, name))
+        check_positive("position_width", self.position_width)
         check_at_least_zero("position_prior", self.position_prior)
-        if self.max_iter < 1:
-            raise ValueError(f"max_iter must be at least 1, got {self.max_iter}")
         if self.rho_target is not None and not (
             math.isfinite(self.rho_target) and self.rho_target > 0
         ):
@@ -127,12 +122,7 @@ class TransportPlan:
                 f"rho_target must be a finite number > 0, got {self.rho_target}; pass None for "
                 "target masses that hold exactly (free masses, rho 0, collapse: see the ablation)"
             )
-        if self.plan_gradient == "unrolled" and self.method not in ("auto", "reference"):
-            raise ValueError(
-                f"plan_gradient='unrolled' needs method 'auto' or 'reference', got "
-                f"{self.method!r}, which has no unrolled gradient; or pass "
-                "plan_gradient='implicit', the exact one"
-            )
+        check_options(gradient=self._gradient, **self._solver_options)
         if self.pad_mass is not None:
             self._check_pad_mass()
 
@@ -144,6 +134,21 @@ class TransportPlan:
             raise ValueError(
                 f"pad_mass must be None, 'estimate' or a number in (0, 1), got {self.pad_mass!r}"
             )
+
+    @property
+    def _gradient(self) -> str:
+        """What the solver calls plan_gradient."""
+        return "envelope" if self.plan_gradient == "stop" else self.plan_gradient
+
+    @property
+    def _solver_options(self) -> dict[str, Any]:
+        return {
+            "epsilon": self.epsilon,
+            "tol": self.tol,
+            "max_iter": self.max_iter,
+            "rho_b": self.rho_target,
+            "method": self.method,
+        }
 
     def problem(self, pair: SpeechTextPair) -> TransportProblem:
         """Find targets, masses and prior of a pair.
@@ -187,13 +192,6 @@ class TransportPlan:
             ValueError: pad_anchor is True and the pair has no pad_embedding.
         """
         problem = self.problem(pair)
-        options: dict[str, Any] = {
-            "epsilon": self.epsilon,
-            "tol": self.tol,
-            "max_iter": self.max_iter,
-            "rho_b": self.rho_target,
-            "method": self.method,
-        }
         with torch.set_grad_enabled(torch.is_grad_enabled() and with_gradient):
             moved = cosine_transport(
                 pair.speech,
@@ -201,8 +199,8 @@ class TransportPlan:
                 problem.source_mass,
                 problem.target_mass,
                 prior=problem.prior,
-                gradient="envelope" if self.plan_gradient == "stop" else self.plan_gradient,
-                **options,
+                gradient=self._gradient,
+                **self._solver_options,
             )
         return SolvedPlan(moved.plan, moved.cost, moved.value, problem.targets, moved.result)
 

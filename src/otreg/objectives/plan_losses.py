@@ -6,7 +6,7 @@ from torch import Tensor
 
 from otreg.objectives.log_probabilities import log_probabilities
 from otreg.objectives.targets import Targets
-from otreg.objectives.vocabulary import Vocabulary
+from otreg.objectives.vocabulary import Classes
 from otreg.pair import SpeechTextPair
 from otreg.shapes import Bool, Float
 
@@ -15,7 +15,7 @@ def vocabulary_loss(
     pair: SpeechTextPair,
     plan: Float[Tensor, "batch frames targets"],
     targets: Targets,
-    vocabulary: Vocabulary,
+    vocabulary: Classes,
     temperature: float,
 ) -> Float[Tensor, " batch"]:
     """Mean over frames of the cross-entropy of a row of the plan against the vocabulary.

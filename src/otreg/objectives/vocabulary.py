@@ -17,7 +17,7 @@ _MAX_SEED = 2**63
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class Classes:
     """The classes of a pair. A class is a row of the table by its id, or the pad row, the last.
 
     Args:
@@ -100,9 +100,7 @@ def check_vocabulary(setting: str | int) -> None:
     )
 
 
-def pair_vocabulary(
-    pair: SpeechTextPair, *, pad_class: bool, setting: str | int = "all"
-) -> Vocabulary:
+def pair_classes(pair: SpeechTextPair, *, pad_class: bool, setting: str | int = "all") -> Classes:
     """Choose the classes of a pair.
 
     Args:
@@ -154,7 +152,7 @@ def pair_vocabulary(
         gives_way = _pad_rows(pair, table, pad_row)
         _require_no_pad(pair, token_class[mask], gives_way)
     if setting == "all":
-        return Vocabulary(table, token_class, pad_row, gives_way=gives_way)
+        return Classes(table, token_class, pad_row, gives_way=gives_way)
 
     ids = token_class[mask]
     if pair.step_ids is not None:
@@ -165,11 +163,11 @@ def pair_vocabulary(
     others = len(table) - len(members) - len(gives_way)
     num_drawn = 0 if setting == "step" else min(int(setting), others)
     if num_drawn == 0:
-        return Vocabulary(table, token_class, pad_row, members, gives_way=gives_way)
+        return Classes(table, token_class, pad_row, members, gives_way=gives_way)
     drawn = _draw(len(table), num_drawn, members, gives_way, pair.draw_seed or 0)
     log_weight = math.log(others / num_drawn)
     members = torch.cat([members, drawn])
-    return Vocabulary(table, token_class, pad_row, members, num_drawn, log_weight, gives_way)
+    return Classes(table, token_class, pad_row, members, num_drawn, log_weight, gives_way)
 
 
 def rows_like(table: Float[Tensor, "vocab dim"], row: Float[Tensor, " dim"]) -> tuple[int, ...]:

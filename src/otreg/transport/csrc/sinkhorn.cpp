@@ -157,7 +157,7 @@ class Problem {
  private:
   using L = Lanes<T>;
   static constexpr T kTiny = sizeof(T) == 4 ? T(1e-34) : T(1e-280);
-  static constexpr double kLeast = sizeof(T) == 4 ? 1e-30 : 1e-250;  // see LEAST in sinkhorn.py
+  static constexpr double kLeast = sizeof(T) == 4 ? 1e-30 : 1e-250;  // see LEAST in problem.py
   static constexpr T kMostFactor = T(1.586e15);   // exp(kClamp)
   static constexpr T kAbsorbFactor = T(4.852e8);  // exp(kAbsorb)
 
