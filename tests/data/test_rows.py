@@ -62,6 +62,10 @@ def test_words_are_read_in_order(folder):
         ([{**WORDS[0], "end_s": 0.25}], r"words\[0\]\.end_s 0\.25 does not come after start_s"),
         (WORDS[::-1], r"words\[1\] 'one' \(0\.25 to 0\.5 s\) comes before the word in front"),
         (
+            [WORDS[1], {"word": "x", "start_s": 0.4, "end_s": 1.2}],
+            r"words\[1\] 'x' \(0\.4 to 1\.2 s\) comes before the word in front of it \(0\.5 to",
+        ),
+        (
             [{**WORDS[0], "end_s": 2}, {**WORDS[1], "end_s": 1.9}],
             r"words\[1\] 'two' \(0\.5 to 1\.9 s\) comes before",
         ),
@@ -369,6 +373,14 @@ def test_messages_as_users_write_them_can_be_written(folder, monkeypatch):
         {"role": "assistant", "content": (text("yes"),)},
     )
     assert '"audio": "c.wav"' in (folder / "more" / "out.jsonl").read_text()
+
+
+def test_audio_named_through_a_linked_folder_is_written_without_the_link(folder):
+    (folder.parent / "link").symlink_to(folder)
+    row = Utterance("u1", folder.parent / "link" / "a.wav", "one", "en")
+    write_manifest(folder / "out.jsonl", [row])
+    assert '"audio": "a.wav"' in (folder / "out.jsonl").read_text()
+    assert read_manifest(folder / "out.jsonl") == [replace(row, audio=folder / "a.wav")]
 
 
 def test_a_clip_outside_the_folder_is_not_written(folder):

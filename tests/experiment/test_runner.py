@@ -39,7 +39,9 @@ controls:
   wrong: ["data.train=[wrong]"]
 measures:
   layers: {corpora: [in-domain], options: {layers: [0, 1]}}
-  divergences: {corpora: [in-domain]}
+  divergences:
+    corpora: [in-domain]
+    options: {text_words: [1, 2], speech_words: [1, 2]}
 gates:
   - name: nearer
     kind: gate
@@ -53,6 +55,7 @@ gates:
     kind: gate
     measure: forgetting
     corpus: in-domain
+    at: {audio: "true"}
     of: best
     bound: ">= 0"
   - {name: fewer errors, kind: gate, measure: wer, corpus: all, of: best, minus: base, bound: "< 0"}

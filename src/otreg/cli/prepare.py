@@ -18,7 +18,7 @@ programs = typer.Typer(
 )
 app.add_typer(programs, name="prepare")
 
-Inputs = Annotated[list[Path], typer.Argument(metavar="IN...", help="Manifests (JSONL).")]
+Inputs = Annotated[list[Path], typer.Argument(metavar="IN", help="Manifests (JSONL).")]
 Out = Annotated[
     Path, typer.Option(help="The manifest to write, in a folder above all audio (see --root).")
 ]
@@ -139,7 +139,7 @@ def select(
     context: typer.Context,
     inputs: Annotated[
         list[Path],
-        typer.Argument(metavar="IN...", help="Text files, a text a line, or manifests (.jsonl)."),
+        typer.Argument(metavar="IN", help="Text files, a text a line, or manifests (.jsonl)."),
     ],
     out: Out,
     scores: Annotated[

@@ -88,6 +88,31 @@ def print_gates(results: Mapping[str, Any]) -> None:
         console.print(f"intervals: paired bootstrap over {'; '.join(resampled)}", highlight=False)
 
 
+def print_start_errors(sources: Mapping[str, Mapping[str, Any]]) -> None:
+    """How far word starts are from exact ones, source by source; `even` is the control."""
+    table = _table("Errors of word starts", fold=["source"])
+    headings = [
+        "words",
+        "left out",
+        "median ms",
+        "mean ms",
+        "within 50\u00a0ms",
+        "within 100\u00a0ms",
+    ]
+    _add_numbers(table, headings)
+    for name, errors in sources.items():
+        table.add_row(
+            name,
+            str(errors["num_words"]),
+            str(errors["left_out"]),
+            f"{errors['median_ms']:.0f}",
+            f"{errors['mean_ms']:.0f}",
+            f"{_percent(errors['within_50_ms'])} %",
+            f"{_percent(errors['within_100_ms'])} %",
+        )
+    Console().print("", table)
+
+
 def _table(title: str, *, fold: list[str]) -> Table:
     """A table whose first columns give way, folding their text, so that numbers stay whole."""
     table = Table(title=title, box=SIMPLE_HEAD, padding=0, show_edge=False)
@@ -104,26 +129,6 @@ def _add_numbers(table: Table, headings: list[str]) -> None:
 
 def _seeds(count: int) -> str:
     return f"{count} seed{'' if count == 1 else 's'}"
-
-
-def print_start_errors(sources: Mapping[str, Mapping[str, Any]]) -> None:
-    """How far word starts are from exact ones, source by source; `even` is the control."""
-    table = Table(title="Errors of word starts", box=SIMPLE_HEAD)
-    table.add_column("source", overflow="fold")
-    headings = ("words", "left out", "median ms", "mean ms", "within 50 ms", "within 100 ms")
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    for name, errors in sources.items():
-        table.add_row(
-            name,
-            str(errors["num_words"]),
-            str(errors["left_out"]),
-            f"{errors['median_ms']:.0f}",
-            f"{errors['mean_ms']:.0f}",
-            f"{_percent(errors['within_50_ms'])} %",
-            f"{_percent(errors['within_100_ms'])} %",
-        )
-    Console().print(table)
 
 
 def _percent(value: float) -> str:

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 STATE_PARTS = ("train", "validation", "test")
 _STEPS = ("experiment/steps.py", "experiment/corpora.py", "experiment/programs.py")
 _SPEECH = ("data", "model", "prepare", "synthetic", *_STEPS)
+_MEASURES = ("evaluation", "experiment/measures.py", "experiment/view_measures.py")
 _TRAINED = ("transport", "objectives", "forwards", "training", *_SPEECH)
 
 
@@ -202,8 +203,8 @@ CORPORA_STEP = Kind(
     is_shared_folder=True,
 )
 TOWERS = Kind("towers", make_towers, _SPEECH, in_worker=False)
-PREPARED = Kind("prepared", make_prepared, _TRAINED, makes_manifests=True)
+PREPARED = Kind("prepared", make_prepared, (*_TRAINED, "evaluation"), makes_manifests=True)
 STATES = Kind("encoder-states", make_states, _SPEECH, by_content=False)
 STAGES = Kind("stages", make_stages, _TRAINED)
-EVALUATION = Kind("evaluations", evaluate, (*_TRAINED, "evaluation", "experiment/measures.py"))
+EVALUATION = Kind("evaluations", evaluate, (*_TRAINED, *_MEASURES))
 """What each kind of step is, and the source that decides its result."""

@@ -14,7 +14,8 @@ _FIRST_RATE = 0.9  # too much momentum at first costs less than too little
 _MAX_RATE, _FAR, _MAX_RATE_FAR = 0.999, 0.1, 0.98  # the last while the marginal error is above _FAR
 _MAX_DRIFT = 15.0  # how far log u and log v may have run at a look before they are absorbed
 _CLAMP = 35.0  # and how far they can get between two looks
-_GROUPS = 4  # into which a ragged batch is divided
+_GROUPS = 4  # into which a ragged batch is divided,
+_MIN_CELLS = 2**20  # if it has at least so many: fewer take less time than more calls of torch
 
 
 def solve_accelerated(problem: Problem) -> Solution:
@@ -43,7 +44,7 @@ def solve_accelerated(problem: Problem) -> Solution:
 
 def _groups(a: Tensor, b: Tensor) -> list[tuple[Tensor, int, int]]:
     """Problems of like size, each group with the number of rows and columns that it needs."""
-    sizes = ragged_sizes(a, b) if len(a) > 1 else None
+    sizes = ragged_sizes(a, b) if a.numel() * b.shape[1] >= _MIN_CELLS else None
     if sizes is None:
         return [(torch.arange(len(a), device=a.device), a.shape[1], b.shape[1])]
     rows, columns = sizes
