@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
-from otreg.cli.tables import print_arms, print_gates, print_rows, print_start_errors
+from otreg.cli.tables import print_arms, print_gates, print_rows
 from synthetic import WER, make_results
 
 ARMS = ("base", "ctc", "otreg-paper", "otreg", "best")
@@ -91,12 +91,3 @@ def test_gates_show_figure_interval_bound_and_verdict(terminal):
     assert "d: No b." in text
     assert "paired bootstrap over utterances" in text
     assert terminal(print_gates, {}) == []
-
-
-def test_start_errors_stand_source_by_source(terminal):
-    errors = dict(num_words=1234, left_out=2, median_ms=12.4, mean_ms=30.6)
-    errors |= dict(within_50_ms=0.75, within_100_ms=0.9)
-    lines = terminal(print_start_errors, {"a-source-of-a-rather-long-name": errors, "even": errors})
-    text = "\n".join(" ".join(line.split()) for line in lines)
-    assert "even 1234 2 12 31 75.0 % 90.0 %" in text
-    assert "within" in text
