@@ -17,7 +17,8 @@ from pathlib import Path
 from statistics import mean
 
 from otreg.evaluation import summary
-from otreg.experiment.runner import DemoRecipe, run_demo
+from otreg.experiment.reading import load_experiment
+from otreg.experiment.runner import run_experiment
 
 SNAP = "model.snap=0.8"
 LATE_SNAP = "stages.align.model.snap=0.8"
@@ -135,17 +136,17 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], help="overrides of every row's run")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    recipe = DemoRecipe.load()
-    arms = {**recipe.arms, **ROWS}
-    recipe = dataclasses.replace(
-        recipe, arms={name: [*arguments.set, *overrides] for name, overrides in arms.items()}
+    experiment = load_experiment()
+    arms = {**experiment.arms, **ROWS}
+    experiment = dataclasses.replace(
+        experiment, arms={name: (*arguments.set, *overrides) for name, overrides in arms.items()}
     )
     rows = arguments.rows.split(",") if arguments.rows else None
-    results = run_demo(
+    results = run_experiment(
+        experiment,
         arguments.out,
         seeds=arguments.seeds,
         arms=rows,
-        recipe=recipe,
         split=arguments.split,
         progress=print,
     )

@@ -19,7 +19,7 @@ from tiny_run import run_config, save_corpus, save_towers, stage
 
 from otreg.cli import main
 
-COMMANDS = ("demo", "miniature", "train", "evaluate", "transcribe", "align", "report")
+COMMANDS = ("demo", "miniature", "prepare", "train", "evaluate", "transcribe", "align", "report")
 OTREG = Path(sys.executable).with_name("otreg")
 
 
@@ -66,6 +66,15 @@ def test_every_command_has_help_with_an_example(
 ) -> None:
     assert main([command, "--help"]) == 0
     assert f"Example: otreg {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_a_flag_stands_alone_in_the_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"] if command else ["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--help" in shown
+    assert "<bool>" not in shown
+    assert "BOOLEAN" not in shown
 
 
 def test_the_installed_command_lists_every_command() -> None:
@@ -131,6 +140,9 @@ def test_evaluate_writes_rows_gap_and_the_runs_facts(evaluated: Path) -> None:
     assert all(gap <= record.keys() for record in results["gap"])
     assert results["config"]["stages"][0]["objectives"]["otreg"]["weight"] == 0.3
     assert results["versions"]["torch"]
+    options = ["--in-domain heard", "--max-new-tokens 5", "--data unheard="]
+    assert all(option in results["command"] for option in options)
+    assert [sample["measure"] for sample in results["samples"]] == ["wer", "wer"]
     assert [(c["stage"], c["step"], "otreg" in c) for c in results["curves"]] == [
         ("align", 1, True),
         ("align", 2, True),
@@ -211,8 +223,8 @@ def test_demo_and_miniature_call_what_they_name(
     results = json.loads((evaluated / "results.json").read_text())
     monkeypatch.setattr(
         otreg.experiment.runner,
-        "run_demo",
-        lambda out, **options: calls.append((out, options)) or results,
+        "run_experiment",
+        lambda experiment, out, **options: calls.append((out, options)) or results,
     )
     monkeypatch.setattr(
         otreg.synthetic.towers,
@@ -222,14 +234,16 @@ def test_demo_and_miniature_call_what_they_name(
     assert main(["demo", "--out", str(tmp_path), "--seeds", "2", "--arms", "base, otreg"]) == 0
     out, options = calls.pop()
     assert (out, options["seeds"], options["arms"]) == (tmp_path, 2, ["base", "otreg"])
+    assert options["command"] == f"otreg demo --out {tmp_path} --seeds 2 --arms 'base, otreg'"
     manifest = place / "train" / "manifest.jsonl"
     command = ["miniature", str(manifest), "--out", str(tmp_path), "--seed", "4"]
     (tmp_path / "more.txt").write_text("one two\n")
     more = tmp_path / "more.txt"
     assert main([*command, "--units", "phonemes", "--text", str(more)]) == 0
     settings = otreg.synthetic.towers.MiniatureSettings(units="phonemes")
-    expected = {"root": None, "texts": [more], "seed": 4, "settings": settings}
-    assert calls == [([manifest], tmp_path, expected)]
+    ((given, out, options),) = calls
+    assert (given, out, options.pop("progress") is not None) == ([manifest], tmp_path, True)
+    assert options == {"root": None, "texts": [more], "seed": 4, "settings": settings}
     assert main([*command, "--units", "letters"]) == 2
 
 
@@ -333,8 +347,8 @@ def test_the_recipes_are_valid_and_otreg_can_be_switched_off(name: str) -> None:
     path = Path(__file__).parents[1] / "configs" / f"{name}.yaml"
     with_otreg = load_config(path)
     base = load_config(path, ["stages.1.objectives.otreg.weight=0"])
-    assert "otreg" in with_otreg.stages[1].auxiliary()
-    assert "otreg" not in base.stages[1].auxiliary()
+    assert "otreg" in with_otreg.stages[1].active()
+    assert "otreg" not in base.stages[1].active()
 
 
 @pytest.mark.parametrize("name", ["paper", "digits"])
@@ -359,3 +373,16 @@ def test_the_recipes_train_on_towers_of_ones_own(
     entries = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert ["otreg" in entry for entry in entries if "ce" in entry] == [name == "digits", True]
     assert capsys.readouterr().out == f"model: {out / 'model'}\n"
+
+
+def test_a_root_lets_manifests_reach_audio_beside_their_folder(work: Path, tmp_path: Path) -> None:
+    """The folder of the manifest does not hold the audio; --root names one that holds both."""
+    manifest = work / "lists" / "test.jsonl"
+    manifest.parent.mkdir(exist_ok=True)
+    lines = (work / "test" / "manifest.jsonl").read_text().replace('"audio": "', '"audio": "test/')
+    manifest.write_text(lines)
+    run, out = work / "runs" / "mine-seed5", tmp_path / "results.json"
+    command = ["evaluate", str(run), "--data", f"there={manifest}", "--out", str(out)]
+    assert main([*command, "--max-new-tokens", "3"]) == 2
+    assert main([*command, "--max-new-tokens", "3", "--root", str(work)]) == 0
+    assert f"--root {work}" in json.loads(out.read_text())["command"].replace("=", " ")

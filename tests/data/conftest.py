@@ -49,17 +49,32 @@ class TinyProcessor:
     def num_speech_frames_from_encoder(self, encoder_frames):
         return encoder_frames // 4
 
-    def tokenize_example(self, num_speech_frames, text, language=None):
-        prompt = [1] + [self.audio_token_id] * num_speech_frames + [2]
-        if text is None:
-            return {"input_ids": prompt, "labels": None, "text_ids": None}
-        text_ids = [100 + ord(character) for character in text if character != "\u00b7"]
-        target = [*text_ids, 3]
-        return {
-            "input_ids": prompt + target,
-            "labels": [-100] * len(prompt) + target,
-            "text_ids": text_ids,
-        }
+    def feature_length(self, num_samples):
+        return num_samples // 160
+
+    def tokenize_row(self, row, num_frames):
+        frames = iter(num_frames)
+        out = {"input_ids": [1], "labels": [-100], "clips": [], "text_ids": []}
+
+        def add(ids, supervised=False):
+            out["input_ids"] += ids
+            out["labels"] += ids if supervised else [-100] * len(ids)
+
+        for segment in row.segments:
+            ids = [100 + ord(character) for character in segment.text if character != "\u00b7"]
+            if segment.kind == "audio":
+                length = next(frames)
+                out["clips"].append((len(out["input_ids"]), length))
+                out["text_ids"].append(ids)
+                add([self.audio_token_id] * length)
+            elif segment.supervised:
+                add([2])
+                add([*ids, 3], supervised=True)
+            else:
+                add(ids)
+        if not row.segments[-1].supervised:
+            add([2])
+        return out
 
 
 class TinyModel(torch.nn.Module):

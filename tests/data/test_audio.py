@@ -141,48 +141,6 @@ def test_a_truncated_file_is_refused(tmp_path, extension, kept):
     refuse(path, "truncated|cannot be decoded|cannot be opened|holds no samples")
 
 
-def write_mp3_without_xing_header(path, amplitudes, rate_hz=16000, **options):
-    noise = 0.1 * np.random.default_rng(0).standard_normal(rate_hz * len(amplitudes))
-    soundfile.write(path, noise * np.repeat(amplitudes, rate_hz), rate_hz, **options)
-    content = path.read_bytes()
-    end_of_tag_frame = content.index(b"\xff" + content[1:2], 4)
-    assert b"Xing" in content[:end_of_tag_frame] or b"Info" in content[:end_of_tag_frame]
-    path.write_bytes(content[end_of_tag_frame:])
-
-
-@pytest.mark.parametrize("rate_hz", [8000, 16000, 22050, 44100, 48000])
-def test_an_mp3_file_without_xing_header_is_read_in_full_and_its_cut_is_seen(tmp_path, rate_hz):
-    path = tmp_path / "a.mp3"
-    options = {"bitrate_mode": "CONSTANT", "compression_level": 0.5}
-    write_mp3_without_xing_header(path, [1, 1], rate_hz, **options)
-    whole, _ = soundfile.read(path)
-    info = audio_info(utterance(path))
-    assert info.stop == len(whole) >= 2 * rate_hz
-    assert len(load_audio(utterance(path))) == info.num_samples
-    content = path.read_bytes()
-    path.write_bytes(b"ID3\x03\0\0\0\0\x01\x02" + bytes(130) + content + b"TAG" + bytes(125))
-    assert audio_info(utterance(path)).stop == info.stop
-    path.write_bytes(content[:-50])
-    refuse(path, "truncated inside the MP3 frame at byte")
-
-
-def test_an_mp3_file_whose_length_libsndfile_overestimates_is_read_in_full(tmp_path):
-    path = tmp_path / "a.mp3"
-    options = {"bitrate_mode": "VARIABLE", "compression_level": 0.5}
-    write_mp3_without_xing_header(path, [0, 1, 1, 0.1], **options)
-    assert soundfile.info(path).frames > 1.5 * 64000
-    assert len(load_audio(utterance(path))) == audio_info(utterance(path)).stop
-    assert 64000 <= audio_info(utterance(path)).stop < 66000
-
-
-def test_an_mp3_file_whose_length_libsndfile_underestimates_is_refused(tmp_path):
-    path = tmp_path / "a.mp3"
-    options = {"bitrate_mode": "VARIABLE", "compression_level": 0.5}
-    write_mp3_without_xing_header(path, [1, 0, 0, 0], **options)
-    assert soundfile.info(path).frames < 60000
-    refuse(path, "no Xing header, so it cannot be decoded in full; convert it to flac")
-
-
 @pytest.mark.parametrize("extension", ["flac", "ogg", "opus"])
 def test_damage_inside_a_file_with_checksums_is_refused(tmp_path, extension):
     noise = 0.1 * np.random.default_rng(0).standard_normal(32000)

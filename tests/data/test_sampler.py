@@ -97,6 +97,36 @@ def test_a_new_epoch_starts_at_its_beginning():
     assert list(sampler) == sampler.batches()
 
 
+def test_the_epoch_said_again_keeps_the_position_that_was_loaded():
+    """Training loops call set_epoch at the start of every epoch, a resumed one too."""
+    sampler = TokenBudgetBatchSampler(LENGTHS, 800)
+    sampler.set_epoch(2)
+    state = sampler.state_dict(num_batches=5)
+    whole = list(sampler)
+    resumed = TokenBudgetBatchSampler(LENGTHS, 800)
+    resumed.load_state_dict(state)
+    resumed.set_epoch(2)
+    assert resumed.state_dict() == state
+    assert list(resumed) == whole[5:]
+
+
+def test_a_new_epoch_gives_up_the_position_for_good():
+    sampler = TokenBudgetBatchSampler(LENGTHS, 800)
+    sampler.load_state_dict(sampler.state_dict(num_batches=5))
+    sampler.set_epoch(1)
+    assert sampler.state_dict()["num_batches"] == 0
+    sampler.set_epoch(0)
+    assert list(sampler) == sampler.batches()
+
+
+def test_the_position_is_counted_from_the_start_of_the_epoch():
+    sampler = TokenBudgetBatchSampler(LENGTHS, 800)
+    sampler.load_state_dict(sampler.state_dict(num_batches=5))
+    batches = iter(sampler)
+    next(batches)
+    assert sampler.state_dict()["num_batches"] == 6
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -13,9 +13,11 @@ from tiny_towers import make_audio, make_tokenizer, save_audio_tower, save_langu
 
 from otreg.data.dataset import SpeechTextDataset
 from otreg.data.manifest import Utterance, write_manifest
-from otreg.evaluation.evaluate import align, evaluate_model, measure_gap, token_labels
+from otreg.evaluation.alignments import align, token_labels
+from otreg.evaluation.evaluate import evaluate_model, measure_gap
 from otreg.evaluation.report import write_report
 from otreg.evaluation.results import environment, merge_results, read_results, write_results
+from otreg.evaluation.samples import ids_digest
 from otreg.model import SpeechLMForConditionalGeneration, SpeechLMProcessor
 from otreg.prepare.encoder_states import build_encoder_cache
 
@@ -93,14 +95,36 @@ def test_a_manifest_and_cached_encoder_outputs_give_the_same_numbers(tiny, tmp_p
 def test_the_gap_does_not_depend_on_the_batch_size_or_leave_a_gradient(tiny):
     model, processor, utterances, _ = tiny
     one = measure_gap(model, processor, utterances, batch_size=1)
-    all_at_once = measure_gap(model, processor, utterances, batch_size=5)
-    for name, value in one.items():
-        assert all_at_once[name] == pytest.approx(value, abs=1e-4), name
+    for batch_size in (2, 3, 5):  # 2 and 3 leave a smaller last batch
+        batched = measure_gap(model, processor, utterances, batch_size=batch_size)
+        assert batched.keys() == one.keys()
+        for name, value in one.items():
+            assert batched[name] == pytest.approx(value, abs=1e-4), name
+    few = measure_gap(model, processor, utterances, positions=[3, 1, 4], batch_size=2)
+    assert few["num_utterances"] == 3
     assert one["num_utterances"] == 5
     assert all(parameter.grad is None for parameter in model.parameters())
     fewer = evaluate(tiny, max_gap_utterances=2, num_alignments=0)["gap"]
     assert [record["num_utterances"] for record in fewer] == [2, 2]
     assert evaluate(tiny, max_gap_utterances=0, num_alignments=0)["gap"] == []
+
+
+def test_samples_hold_each_utterance_in_the_corpus_order(tiny):
+    results = evaluate(
+        tiny, num_alignments=0, max_gap_utterances=2, sample_measures=["wer", "coverage", "other"]
+    )
+    samples = {(s["corpus"], s["measure"]): s for s in results["samples"]}
+    assert list(samples) == [(c, m) for c in ("home", "away") for m in ("wer", "coverage")]
+    away = samples["away", "wer"]
+    assert away["denominator"] == [3, 4, 3, 3, 2]  # words as they stand, languages mixed
+    rows = [row for row in results["rows"] if row["corpus"] == "away"]
+    errors = sum(row["wer"] * row["num_words"] for row in rows)
+    assert sum(away["numerator"]) == pytest.approx(errors)
+    assert away["ids_digest"] == ids_digest([f"u{index}" for index in range(5)])
+    coverage = samples["away", "coverage"]
+    assert coverage["ids_digest"] == ids_digest(["u0", "u2"])
+    measured = next(r["coverage"] for r in results["gap"] if r["corpus"] == "away")
+    assert sum(coverage["numerator"]) / 2 == pytest.approx(measured, abs=1e-5)
 
 
 def test_plans_have_a_row_per_frame_and_a_label_per_target(tiny):

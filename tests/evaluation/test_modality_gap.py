@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from otreg.evaluation.measures import MEASURES
-from otreg.evaluation.modality_gap import ModalityGap, _spearman_with_position
+from otreg.evaluation.layer_gap import spearman_with_position
+from otreg.evaluation.measures import GAP_MEASURES, MEASURES
+from otreg.evaluation.modality_gap import ModalityGap
 
 
 def measure(speech, ids, table, *, lengths=None, text_lengths=None, **options):
@@ -99,7 +100,7 @@ def test_pad_share_counts_frames_nearest_to_the_pad_row():
     [([0, 4, 9], 1.0), ([9, 4, 0], -1.0), ([3, 3, 3], 0.0), ([1, 2, 2], math.sqrt(3) / 2)],
 )
 def test_monotonicity_is_spearmans_rho(path, rho):
-    value, ranked = _spearman_with_position(torch.tensor([path]), torch.ones(1, 3).bool())
+    value, ranked = spearman_with_position(torch.tensor([path]), torch.ones(1, 3).bool())
     assert value.item() == pytest.approx(rho)
     assert ranked.item()
 
@@ -109,7 +110,7 @@ def test_monotonicity_agrees_with_scipy_on_ragged_rows():
     generator = torch.Generator().manual_seed(0)
     path = torch.randint(0, 6, (20, 9), generator=generator)
     lengths = torch.randint(3, 10, (20,), generator=generator)
-    rho, _ = _spearman_with_position(path, torch.arange(9) < lengths[:, None])
+    rho, _ = spearman_with_position(path, torch.arange(9) < lengths[:, None])
     for row, length in enumerate(lengths.tolist()):
         expected = stats.spearmanr(path[row, :length], torch.arange(length)).statistic
         assert rho[row].item() == pytest.approx(expected, abs=1e-9)
@@ -151,6 +152,17 @@ def test_retrieval_ranks_among_the_first_utterances_alone():
     for name in ("pooled_top1", "pooled_mrr", "late_top1", "late_mrr"):
         assert few[f"retrieval_{name}"] == pytest.approx(first[f"retrieval_{name}"])
     assert few["num_utterances"] == 5
+
+
+def test_padding_never_lifts_a_token_in_late_retrieval():
+    # The first utterance's one real frame has negative cosines with both transcripts, less so with
+    # its own. A padded frame has cosine 0: counted, it would make them equal, and a tie fails.
+    table = torch.eye(3)
+    ids = torch.tensor([[0], [1]])
+    speech = torch.tensor([[[-1.0, -2.0, 0.0], [0.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]] * 2])
+    values = measure(speech, ids, table, lengths=[1, 2])
+    assert values["retrieval_late_top1"] == 1.0
+    assert values["retrieval_late_mrr"] == 1.0
 
 
 @pytest.mark.parametrize("junk", [0.0, 1e6, math.inf, math.nan])
@@ -212,12 +224,19 @@ def test_all_measures_agree_with_a_plain_loop_and_with_a_chunked_vocabulary():
             assert values[name] == pytest.approx(value, abs=1e-5), name
 
 
+def test_of_equal_rows_the_first_is_the_nearest_in_one_chunk_or_many():
+    table = torch.eye(2)[[0, 1, 0]]
+    for options in ({}, {"max_elements": 1}):
+        values = measure(table[None, :1], torch.tensor([[0]]), table, **options)
+        assert values["nearest_token"] == 1.0
+
+
 def test_every_value_is_documented_and_carries_no_gradient():
     table = torch.randn(5, 4, requires_grad=True)
     ids = torch.tensor([[0, 1, 2], [2, 3, 4]])
     speech = torch.randn(2, 6, 4, requires_grad=True)
     values = measure(speech, ids, table, pad_token_id=0)
-    assert [name for name in values if not name.startswith("num_")] == list(MEASURES)
+    assert [name for name in values if not name.startswith("num_")] == list(GAP_MEASURES)
     assert all(isinstance(value, float | int) for value in values.values())
     assert all(entry.formula and entry.source for entry in MEASURES.values())
 
@@ -230,7 +249,7 @@ def test_what_cannot_be_measured_is_refused():
     ids = torch.tensor([[0, 1]])
     with pytest.raises(ValueError, match="share their width"):
         gap.update(torch.zeros(1, 2, 4), ones, ids, ones)
-    with pytest.raises(ValueError, match="finite speech_embeds"):
+    with pytest.raises(ValueError, match="finite speech at real frames"):
         gap.update(torch.full((1, 2, 3), math.nan), ones, ids, ones)
     with pytest.raises(ValueError, match="at least one real frame"):
         gap.update(torch.zeros(1, 2, 3), ~ones, ids, ones)
@@ -240,3 +259,9 @@ def test_what_cannot_be_measured_is_refused():
         gap.update(torch.zeros(1, 2, 3), ones, ids, ones.float())
     with pytest.raises(ValueError, match="pad_token_id"):
         ModalityGap(table, pad_token_id=3)
+    ModalityGap(torch.ones(5, 3), pad_token_id=4, max_retrieval=1, max_elements=1)
+    for limits in ({"max_retrieval": 0}, {"max_elements": 0}):
+        with pytest.raises(ValueError, match="of at least 1"):
+            ModalityGap(table, **limits)
+    with pytest.raises(ValueError, match="finite embedding_table"):
+        ModalityGap(table * math.nan)

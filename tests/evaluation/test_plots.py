@@ -82,6 +82,32 @@ def test_a_figure_without_its_data_is_none():
     assert plots.plot_training_curves(make_results(), "unlogged") is None
 
 
+def by_layer(**values):
+    return [
+        {"arm": arm, "seed": seed, "corpus": corpus, "layer": layer, "num_candidates": 4}
+        | {name: value + layer + 10 * seed for name, value in values.items()}
+        for arm in ("base", "otreg")
+        for seed in (0, 1)
+        for corpus in ("home", "noise")
+        for layer in (2, 0)
+    ]
+
+
+def test_layers_run_along_the_axis_with_the_chance_level():
+    results = make_results() | {"gap_by_layer": by_layer(retrieval_pooled_mrr=1.0, collapse=0.0)}
+    figure = plots.plot_by_layer(results, "retrieval_pooled_mrr")
+    *arms, chance = figure.axes[0].lines
+    assert [line.get_label() for line in arms] == ["base", "otreg"]
+    assert list(arms[0].get_xdata()) == [0, 2]
+    assert list(arms[0].get_ydata()) == [6, 8]  # the mean of two seeds, 10 apart
+    band = figure.axes[0].collections[0].get_paths()[0].vertices
+    assert (band[:, 1].min(), band[:, 1].max()) == (1, 13)
+    assert chance.get_ydata()[0] == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
+    assert len(plots.plot_by_layer(results, "collapse").axes[0].lines) == 2  # no chance level
+    assert plots.plot_by_layer(results, "norm_ratio") is None
+    assert plots.plot_by_layer(make_results(), "collapse") is None
+
+
 def test_an_arm_keeps_its_colour_in_every_figure_and_base_is_grey():
     styles = plots.arm_styles(["base", "a", "b"], "base")
     assert styles["a"] == plots.arm_styles(["a", "b"], None)["a"]
@@ -129,7 +155,7 @@ def test_drawing_leaves_no_global_state_and_importing_loads_no_plotting():
     code = """
 import sys
 import otreg.evaluation.plots as plots, otreg.evaluation.report
-loaded = [name for name in ("matplotlib", "jinja2", "jiwer", "rich") if name in sys.modules]
+loaded = [name for name in ("matplotlib", "jinja2", "jiwer", "rich", "torch") if name in sys.modules]
 assert not loaded, loaded
 import matplotlib
 before = dict(matplotlib.rcParams)

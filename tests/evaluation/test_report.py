@@ -144,6 +144,54 @@ def test_maps_are_drawn_for_one_utterance_of_each_domain(tmp_path):
     assert text.count("base: distances") == 3
 
 
+def gated(held, **changes):
+    """A judged row of `gates`, as `judge` makes it."""
+    row = dict(name="retrieval", kind="gate", statement="", measure="m", corpus=["c"])
+    row |= dict(arms=["otreg"], seeds=[0, 1], compared="m of <otreg> on c", comparison=">=")
+    row |= dict(bound=0.1, held=held, figure=0.1234, low=0.05, high=0.2, resampled="utterances")
+    return row | changes
+
+
+def test_gates_and_controls_are_shown_whichever_way_they_fall(tmp_path):
+    assert "Gates and controls" not in report(make_results(), tmp_path).text
+    rows = [
+        gated(True),
+        gated(
+            False, name="anchor", kind="control", reason="too <little> data", statement="Anchors."
+        ),
+        gated(None, name="later", missing="no arm best in the results"),
+        gated(
+            False,
+            name="seeds",
+            split="each",
+            bound=[0.0, 0.05],
+            comparison="within",
+            cases=[{"seed": 0, "held": True}, {"seed": 1, "held": False}],
+        ),
+    ]
+    del rows[2]["figure"]
+    page = report(make_results() | {"gates": rows}, tmp_path)
+    text = page.text
+    assert "1 of 4 held" in text
+    assert "retrieval gate 0.1230.050 to 0.2002 seeds; utterances >= 0.1 held" in text
+    assert "m of <otreg> on c" in text
+    assert "anchor control" in text
+    assert "Anchors.too <little> data" in text
+    assert "later gate – >= 0.1 not judged" in text
+    assert "no arm best in the results" in text
+    assert "within [0, 0.05] not heldin 1 of 2 cases; the worst is shown" in text
+    assert "#gates" in page.all("href")
+
+
+def test_measures_by_layer_are_drawn_where_there_are_any(tmp_path):
+    results = make_results()
+    assert "By layer" not in report(results, tmp_path).text
+    layer = {"arm": "otreg", "seed": 0, "corpus": "home", "layer": 1, "retrieval_pooled_mrr": 0.4}
+    text = report(results | {"gap_by_layer": [layer]}, tmp_path).text
+    assert "By layer of the language model" in text
+    assert "Retrieval, pooled, MRR" in text
+
+
 def test_facts_of_all_runs_and_of_single_runs_are_both_shown(tmp_path):
     one, two = make_results(arms=("base",)), make_results(arms=("otreg",))
     two["config"] = {"seed": 77}

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from otreg.evaluation import summary
+from otreg.evaluation.gates import judge
 from otreg.evaluation.results import environment, merge_results, read_results, write_results
+from otreg.evaluation.samples import sample_record
 from synthetic import WER, make_results
 
 
@@ -51,6 +53,24 @@ def test_a_number_that_is_not_finite_is_refused_by_name_and_nothing_is_written(t
         (lambda r: r["rows"][0].update(wer=-1), "number wer >= 0"),
         (lambda r: r["rows"].append(r["rows"][0]), "received a second"),
         (lambda r: r["gap"][0].pop("corpus"), r"gap\[0\]: expected the fields corpus"),
+        (lambda r: r.update(samples=[{"arm": "a"}]), r"samples\[0\]: expected the fields seed"),
+        (
+            lambda r: r.update(samples=[with_sample("base", [1, 1])["samples"][0] | {"at": 1}]),
+            r"samples\[0\]: expected 'at' to map",
+        ),
+        (
+            lambda r: r.update(samples=with_sample("base", [1, 1])["samples"] * 2),
+            r"samples\[1\]: expected one record",
+        ),
+        (lambda r: r.update(gate_specs=[SPEC | {"bound": "low"}]), "expected a bound such as"),
+        (
+            lambda r: r.update(gates=[judge(r, [SPEC])[0] | {"kind": "goal"}]),
+            r"gates\[0\]: expected kind",
+        ),
+        (
+            lambda r: r.update(gates=[judge(r, [SPEC])[0] | {"figure": None}]),
+            r"gates\[0\]: expected held true or false with a figure",
+        ),
     ],
 )
 def test_results_that_break_the_schema_are_refused(tmp_path, change, message):
@@ -89,6 +109,9 @@ def test_merging_joins_records_and_keeps_each_runs_facts():
         (["otreg"], two["config"]),
     ]
     assert merge_results([merged, one]) == merged
+    alike = merge_results([one, make_results(arms=("otreg",), seeds=(0,))])
+    assert "runs" not in alike  # all facts are the same, so they are said once
+    assert alike["config"] == one["config"]
 
 
 def test_a_part_without_rows_tells_facts_about_all():
@@ -113,6 +136,52 @@ def test_merging_refuses_what_cannot_be_compared():
         merge_results([one, other])
     with pytest.raises(ValueError, match="at least one"):
         merge_results([])
+
+
+SPEC = {
+    "name": "fewer errors",
+    "kind": "gate",
+    "measure": "wer",
+    "corpus": "noise",
+    "of": "otreg",
+    "minus": "base",
+    "bound": "< 0",
+}
+
+
+def with_sample(arm, errors):
+    """Results of one arm with a sample of its word errors."""
+    part = make_results(arms=(arm,), seeds=(0,))
+    of = {"arm": arm, "seed": 0, "corpus": "noise", "measure": "wer"}
+    part["samples"] = [
+        sample_record(**of, ids=["a", "b"], numerator=errors, denominator=[5, 5], at={"beam": 1})
+    ]
+    return part
+
+
+def test_merging_judges_the_gates_anew():
+    spec = SPEC | {"at": {"beam": 1}}
+    one = merge_results([with_sample("base", [2, 2]), {"gate_specs": [spec]}])
+    (row,) = one["gates"]
+    assert row["held"] is None
+    merged = merge_results([one, with_sample("otreg", [1, 2])])
+    (row,) = merged["gates"]
+    assert (row["held"], row["figure"]) == (True, pytest.approx(-0.1))
+    assert merged["gates"] == judge(merged, [spec])
+    assert len(merged["samples"]) == 2
+    assert merge_results([merged, one]) == merged
+    with pytest.raises(ValueError, match="two that differ; merge the runs of one experiment"):
+        merge_results([one, merged | {"gate_specs": [spec | {"bound": "< -1"}]}])
+
+
+def test_lists_of_numbers_take_one_line_and_text_is_left_alone(tmp_path):
+    part = with_sample("base", [2, 0.5])
+    part["arm_descriptions"] = {"base": "[\n 1,\n 2 ] 猫"}
+    path = write_results(part, tmp_path / "results.json")
+    text = path.read_text(encoding="utf-8")
+    assert '"numerator": [ 2, 0.5 ]' in text
+    assert "猫" in text  # readable, not escaped
+    assert read_results(path) == part
 
 
 def test_macro_rates_and_ratios_have_their_closed_form():

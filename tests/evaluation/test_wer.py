@@ -7,12 +7,13 @@ import jiwer
 import numpy as np
 import pytest
 
-from otreg.evaluation import wer
+from otreg.evaluation import bootstrap, wer
 from otreg.evaluation.wer import (
     BASIC_NORMALIZER,
     Normalizer,
     error_rates,
     error_rates_by_language,
+    errors_in_order,
     is_character_language,
     macro_average,
     normalize_text,
@@ -173,7 +174,7 @@ def test_the_interval_holds_the_rate_narrows_and_repeats():
 def test_the_interval_does_not_depend_on_the_block_size(monkeypatch):
     arguments = (["a b", "c d", "e"] * 5, ["a b", "c x", "f"] * 5)
     whole = error_rates(*arguments, language="en")
-    monkeypatch.setattr(wer, "_BOOTSTRAP_BLOCK", 40)
+    monkeypatch.setattr(bootstrap, "_BLOCK", 40)
     assert error_rates(*arguments, language="en") == whole
 
 
@@ -194,6 +195,10 @@ def test_rates_by_language_are_those_of_each_language_alone():
     assert rates["en"] == error_rates(["a b", "c"], ["a", "d"], language="en")
     assert rates["zh"].runaway == 1
     assert rates["zh"].num_words == 4
+    errors, words = errors_in_order(rates, ["en", "zh", "en", "zh"])
+    assert (errors, words) == ([1, 1, 1, 0], [2, 2, 1, 2])
+    unlimited = error_rates_by_language(references, hypotheses, ["en", "zh", "en", "zh"])
+    assert {rate.runaway for rate in unlimited.values()} == {0}
 
 
 def test_macro_average_counts_each_value_the_same():
@@ -222,6 +227,7 @@ def test_the_dict_holds_every_field():
         assert key in fields
     assert fields["substitutions"] == 1
     assert fields["num_characters"] == 3
+    assert not any(name.startswith("utterance") for name in fields)
 
 
 def test_importing_imports_no_jiwer():

@@ -4,11 +4,17 @@ import numpy as np
 import pytest
 import torch
 from tiny_towers import ENCODERS, make_audio
-from transformers import AutoConfig, AutoModel, WhisperConfig, WhisperFeatureExtractor
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+)
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from otreg.model.encoders import is_batch_invariant, run_encoder
-from otreg.model.features import extract_features, num_feature_frames
+from otreg.model.features import check_samples, extract_features, num_feature_frames
 from otreg.model.frames import WHISPER_PLAN, apply_frame_plan, encoder_frame_plan
 
 
@@ -107,12 +113,39 @@ def test_audio_longer_than_whisper_takes_is_refused(whisper):
     [
         (np.zeros((2, 100), dtype=np.float32), r"got shape \(2, 100\)"),
         (np.zeros(0, dtype=np.float32), r"got shape \(0,\)"),
+        (np.zeros((2, 100)), r"axis 0 holds channels, average them: samples\.mean\(axis=0\)"),
+        (np.zeros((100, 2)), r"axis 1 holds channels, average them: samples\.mean\(axis=1\)"),
+        (np.zeros((1, 1, 9)), r"got shape \(1, 1, 9\)$"),
         (np.array([0.0, np.nan], dtype=np.float32), "NaN or infinite"),
+        (np.array([0.0, 1e300]), "NaN or infinite"),
+        (np.ones(400, dtype=np.int16), r"got int16; divide by full scale \(32768 for 16 bit\)"),
+        (np.ones(400, dtype=np.uint8), "got uint8"),
+        ([1, 2, 3], "got int64"),
+        (np.ones(400, dtype=bool), "got bool"),
+        (np.full(400, 3000, dtype=np.int16).astype(np.float32), r"in \[-1, 1\], got 3000; divide"),
     ],
 )
 def test_bad_audio_is_refused(whisper, samples, message):
     with pytest.raises(ValueError, match=message):
         extract_features(whisper[0], samples)
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+@pytest.mark.parametrize("dtype", [np.float64, np.float16])
+def test_the_floating_type_of_samples_does_not_change_the_features(towers, kind, dtype):
+    extractor = AutoFeatureExtractor.from_pretrained(towers(kind))
+    samples = make_audio(0.5)[0].astype(np.float16)
+    given, expected = samples.astype(dtype), samples.astype(np.float32)
+    np.testing.assert_array_equal(
+        extract_features(extractor, given), extract_features(extractor, expected)
+    )
+    assert extract_features(extractor, given).dtype == np.float32
+
+
+def test_speech_louder_than_full_scale_is_taken_as_it_is(whisper):
+    loud = 2.5 * make_audio(0.5)[0] / np.abs(make_audio(0.5)[0]).max()
+    np.testing.assert_array_equal(check_samples(loud), loud)
+    assert np.isfinite(extract_features(whisper[0], loud)).all()
 
 
 @pytest.mark.parametrize("kind", [k for k in ENCODERS if not k.startswith("whisper")])

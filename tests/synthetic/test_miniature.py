@@ -1,5 +1,6 @@
 """`build_miniature`: tiny towers from any manifest, in Hugging Face's format."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from otreg.data.manifest import Utterance, write_manifest
 from otreg.model import SpeechLMForConditionalGeneration, SpeechLMProcessor
 from otreg.model.towers import load_audio_tower
-from otreg.synthetic.language_model import (
-    _language_model_batches,
-    give_pad_a_vector,
-    train_tokenizer,
-)
+from otreg.synthetic.examples import Exchange, draw_batches, write_exchanges
+from otreg.synthetic.language_model import give_pad_a_vector, train_tokenizer
 from otreg.synthetic.towers import MiniatureSettings, build_miniature
 
 TINY = MiniatureSettings(
@@ -109,7 +107,7 @@ def test_pad_gets_a_direction_of_its_own_at_the_norm_of_a_token():
 def test_language_model_examples_supervise_the_transcript_alone():
     sentences = ["rojo azul", "azul rojo rojo", "schwarz"]
     tokenizer = train_tokenizer(sentences, 40)
-    batches = _language_model_batches(sentences, tokenizer, TINY, seed=0)
+    batches = draw_batches(sentences, tokenizer, TINY, seed=0)
     assert len(batches) == TINY.language_model_steps
     asr, eos = tokenizer.get_vocab()["<asr>"], tokenizer.get_vocab()["<eos>"]
     copies = 0
@@ -122,6 +120,50 @@ def test_language_model_examples_supervise_the_transcript_alone():
         else:
             assert prompt == 1
     assert copies > 0
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_progress_is_told_of_every_step_of_both_towers(manifest, tmp_path, num_processes):
+    told: dict[str, list[int]] = {}
+
+    def progress(name: str, done: int, total: int) -> None:
+        assert total == {"language_model": 6, "audio_tower": 2}[name]
+        told.setdefault(name, []).append(done)
+
+    build_miniature(
+        [manifest], tmp_path, settings=TINY, num_processes=num_processes, progress=progress
+    )
+    for name, total in (("language_model", 6), ("audio_tower", 2)):
+        assert sorted(set(told[name])) == list(range(1, total + 1))
+        assert told[name] == sorted(told[name])
+
+
+def test_exchanges_teach_the_language_model_and_need_a_share(manifest, tmp_path):
+    exchanges = tmp_path / "exchanges.jsonl"
+    write_exchanges(exchanges, [Exchange("rojo azul", "reverse", "azul rojo")])
+    with pytest.raises(ValueError, match="give both the kind 'answer' a share and exchanges"):
+        build_miniature(
+            [manifest], tmp_path / "no", exchanges=[exchanges], settings=TINY, num_processes=1
+        )
+    settings = replace(TINY, mixture={"copy": 1, "answer": 1})
+    out = build_miniature(
+        [manifest], tmp_path / "yes", exchanges=[exchanges], settings=settings, num_processes=1
+    )
+    tokenizer = AutoTokenizer.from_pretrained(out / "language_model")
+    assert tokenizer.decode(tokenizer("reverse")["input_ids"]) == "reverse"
+
+
+def test_the_language_model_may_leave_the_transcripts_out(manifest, tmp_path):
+    (tmp_path / "text.txt").write_text("uno dos\n")
+    settings = replace(TINY, learn_transcripts=False)
+    out = build_miniature(
+        [manifest], tmp_path / "towers", texts=[tmp_path / "text.txt"], settings=settings,
+        num_processes=1,
+    )  # fmt: skip
+    vocabulary = AutoTokenizer.from_pretrained(out / "language_model").get_vocab()
+    assert {letter for token in vocabulary for letter in token if token[0] != "<"} == set("▁unodos")
+    with pytest.raises(ValueError, match="the language model has no text"):
+        build_miniature([manifest], tmp_path / "none", settings=settings, num_processes=1)
 
 
 def test_an_empty_text_file_is_refused(manifest, tmp_path):

@@ -1,11 +1,10 @@
-"""Template grammars and the demo's corpora: families stay apart, draws repeat."""
+"""Template grammars: families stay apart, draws repeat."""
 
 import re
 
 import pytest
 
 from otreg.synthetic._lexicon import LEXICON
-from otreg.synthetic.demo_corpora import _CHANNELS, _RATES, _VOICES, SPLITS
 from otreg.synthetic.sentences import FAMILIES, LANGUAGES, sentence, sentences, vocabulary
 
 
@@ -39,14 +38,6 @@ def test_about_a_fifth_of_the_words_of_new_templates_is_new(language, family):
     assert 0.15 < sum(word not in known for word in words) / len(words) < 0.3
 
 
-def test_splits_share_no_voice_and_no_channel():
-    groups = list(_VOICES.values())
-    assert len({voice for group in groups for voice in group}) == sum(map(len, groups))
-    development, test = SPLITS
-    assert not set(_RATES[development]) & set(_RATES[test])
-    assert _CHANNELS[development] != _CHANNELS[test]
-
-
 def test_unknown_language_or_family_is_refused():
     import random
 
@@ -62,31 +53,3 @@ def test_asking_for_more_sentences_than_there_are_is_refused(monkeypatch):
     assert len(sentences("de", "test", hours, seed=0)) == hours
     with pytest.raises(ValueError, match=f"asked for 9 different sentences, found {hours}"):
         sentences("de", "test", 9, seed=0)
-
-
-def test_no_evaluation_sentence_is_in_anything_trained_on(tmp_path, monkeypatch):
-    from otreg.data.manifest import Utterance
-    from otreg.synthetic import demo_corpora
-
-    written: dict[str, list[Utterance]] = {}
-    monkeypatch.setattr(demo_corpora, "_synthesize", lambda corpora: None)
-    monkeypatch.setattr(demo_corpora, "read_manifest", lambda path: written[path.parent.name])
-    monkeypatch.setattr(demo_corpora, "write_manifest", lambda path, utterances: None)
-    plan = demo_corpora._plan
-
-    def keep(folder, *arguments, **options):
-        corpus = plan(folder, *arguments, **options)
-        written[folder.name] = corpus.utterances
-        return corpus
-
-    monkeypatch.setattr(demo_corpora, "_plan", keep)
-    settings = demo_corpora.CorporaSettings()
-    demo = demo_corpora.build_demo_corpora(tmp_path, settings, split="test")
-    trained = {"towers", "towers-sentences", "train"}
-    assert trained <= written.keys()
-    assert len(written) == len(trained) + 2 * len(demo.evaluation)
-    seen = {u.text for name in trained for u in written[name]}
-    seen |= set(demo.text.read_text(encoding="utf-8").splitlines())
-    held_out = {u.text for name, corpus in written.items() if name not in trained for u in corpus}
-    assert len(held_out) > 1000
-    assert not seen & held_out

@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from otreg.synthetic.synthesize import (
-    Condition,
-    Request,
-    Voice,
-    degrade,
-    phonemes,
-    synthesize_corpus,
-)
+from otreg.synthetic.espeak import phonemes
+from otreg.synthetic.synthesize import Condition, Request, Voice, degrade, synthesize_corpus
 
 pytest.importorskip("espeakng_loader")
 

@@ -121,9 +121,9 @@ def test_overrides_reach_into_lists_by_index_and_by_name(path: Path) -> None:
     )
     assert config.stages[1].objectives["otreg"].weight == 0
     assert config.stages[1].objectives["otreg"].warmup_fraction == 0.1
-    assert config.stages[1].auxiliary() == {}
+    assert list(config.stages[1].active()) == ["cross_entropy"]
     assert config.stages[0].steps == 9
-    assert config.stages[0].cross_entropy_weight == 2
+    assert config.stages[0].active()["cross_entropy"].weight == 2
     assert config.model.audio_tower == "other"
     assert config.data.train == [Path("a.jsonl"), Path("b.jsonl")]
     assert config.seed == 11
@@ -250,7 +250,7 @@ def test_an_objective_of_ones_own_needs_no_registration(path: Path) -> None:
     config = load_config(
         path, ["stages.1.objectives.mine={weight: 1, type: 'some.module:Objective'}"]
     )
-    assert config.stages[1].auxiliary()["mine"].type == "some.module:Objective"
+    assert config.stages[1].active()["mine"].type == "some.module:Objective"
 
 
 @pytest.mark.parametrize(

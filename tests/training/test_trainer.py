@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments, set_seed
 
 from otreg.data import SpeechTextCollator, SpeechTextDataset
+from otreg.forwards import Reference, run_forwards
 from otreg.model import set_trainable
-from otreg.objectives import CTC, OTReg
+from otreg.objectives import CTC, CrossEntropy, Distillation, OnPair, OTReg
 from otreg.objectives.base import AlignmentOutput
 from otreg.training import NonFiniteLossError, SpeechLMTrainer, TrainingCollator
 from otreg.training.building import build_model
 from otreg.training.config import ModelConfig
-from otreg.training.objectives import WeightedObjective, speech_text_pair
+from otreg.training.objectives import WeightedObjective
 
 
 @pytest.fixture
@@ -49,14 +50,15 @@ def make_trainer(
     **arguments: Any,
 ) -> SpeechLMTrainer:
     model, processor, dataset = setup
+    weighted = {"cross_entropy": WeightedObjective(CrossEntropy(), cross_entropy_weight)}
     return SpeechLMTrainer(
         model=model,
         args=training_arguments(out, batch_size, accumulation, **arguments),
         data_collator=TrainingCollator(SpeechTextCollator(processor)),
         train_dataset=dataset,
         eval_dataset=dataset,
-        objectives=objectives,
-        cross_entropy_weight=cross_entropy_weight,
+        objectives=weighted | (objectives or {}),
+        reference=Reference(model),
         batch_sampler=batches,
     )
 
@@ -110,8 +112,18 @@ def relative_error(value: Tensor, expected: Tensor) -> float:
 
 def both() -> dict[str, WeightedObjective]:
     return {
-        "otreg": WeightedObjective(OTReg(), 0.3),
-        "ctc": WeightedObjective(CTC(), 0.1),
+        "otreg": WeightedObjective(OnPair(OTReg()), 0.3),
+        "ctc": WeightedObjective(OnPair(CTC()), 0.1),
+    }
+
+
+def everything() -> dict[str, WeightedObjective]:
+    """Counted by clips and by tokens, at the adapter and at layers, with every kind of pass."""
+    return {
+        "layer0": WeightedObjective(OnPair(OTReg(loss="cost"), layer=0), 0.3),
+        "layer1": WeightedObjective(OnPair(OTReg(loss="cost"), layer=1), 0.3),
+        "distillation": WeightedObjective(Distillation(), 0.5),
+        "ctc": WeightedObjective(OnPair(CTC()), 0.1),
     }
 
 
@@ -123,15 +135,18 @@ SPLITS = {
 
 
 @pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("objectives", [both, everything])
 def test_accumulated_micro_batches_make_the_step_of_one_batch(
-    setup: Any, tmp_path: Path, split: str
+    setup: Any, tmp_path: Path, split: str, objectives: Any
 ) -> None:
-    whole, whole_log = step_taken(setup, tmp_path / "a", objectives=both())
-    parts, parts_log = step_taken(setup, tmp_path / "b", objectives=both(), **SPLITS[split])
+    whole, whole_log = step_taken(setup, tmp_path / "a", objectives=objectives())
+    parts, parts_log = step_taken(setup, tmp_path / "b", objectives=objectives(), **SPLITS[split])
     for name, change in whole.items():
         assert relative_error(parts[name], change) < 1e-5
-    for key in ("loss", "ce", "otreg", "ctc", "otreg/cost", "otreg/unconverged"):
-        assert parts_log[key] == pytest.approx(whole_log[key], rel=1e-4)
+    keys = ["loss", "ce", *(key for key in whole_log if key.split("/")[0] in objectives())]
+    assert len(keys) > 5
+    for key in keys:
+        assert parts_log[key] == pytest.approx(whole_log[key], rel=1e-4, abs=1e-7)
 
 
 def test_a_last_step_of_fewer_micro_batches_is_scaled_by_what_it_holds(
@@ -159,9 +174,7 @@ def test_the_loss_is_cross_entropy_plus_weighted_means_over_utterances(
     model.train()
     model.zero_grad()
     outputs = model(**batch)
-    pair = speech_text_pair(
-        model, outputs, text_ids=batch["text_ids"], text_mask=batch["text_mask"]
-    )
+    pair = run_forwards(model, batch).pair()
     otreg, ctc = OTReg()(pair).loss.mean(), CTC()(pair).loss.mean()
     loss = 0.5 * outputs.loss + 0.3 * otreg + 0.1 * ctc
     loss.backward()
@@ -187,7 +200,10 @@ def test_weight_zero_is_plain_fine_tuning_to_the_bit(setup: Any, tmp_path: Path)
     plain.train()
     expected = weights(model)
     model.load_state_dict(start)
-    objectives = {"otreg": WeightedObjective(OTReg(), 0.0), "ctc": WeightedObjective(CTC(), 0.0)}
+    objectives = {
+        "otreg": WeightedObjective(OnPair(OTReg()), 0.0),
+        "ctc": WeightedObjective(OnPair(CTC()), 0.0),
+    }
     trainer = make_trainer(
         setup, tmp_path, batch_size=3, accumulation=2, objectives=objectives, **arguments
     )
@@ -213,28 +229,15 @@ def test_no_gradient_reaches_the_token_embeddings_through_an_objective(
     assert torch.equal(model.get_input_embeddings().weight, table)
 
 
-def test_the_pair_holds_the_embeddings_as_the_language_model_receives_them(setup: Any) -> None:
-    model, processor, dataset = setup
-    batch = SpeechTextCollator(processor)([dataset[0], dataset[1]])
-    embed = model.get_input_embeddings()
-    embed.embed_scale = 4.0  # as Gemma 3's table has it
-    outputs = model(**batch)
-    pair = speech_text_pair(
-        model, outputs, text_ids=batch["text_ids"], text_mask=batch["text_mask"]
-    )
-    assert torch.equal(pair.embedding_table, 4 * embed.weight)
-    assert torch.equal(pair.pad_embedding, pair.embedding_table[model.config.pad_token_id])
-
-
 def test_a_weight_warms_up_linearly_over_its_share_of_the_steps() -> None:
-    weighted = WeightedObjective(OTReg(), 0.5, warmup_fraction=0.2)
+    weighted = WeightedObjective(OnPair(OTReg()), 0.5, warmup_fraction=0.2)
     assert [weighted.weight_at(step, 20) for step in (0, 1, 2, 4, 19)] == [0, 0.125, 0.25, 0.5, 0.5]
-    assert WeightedObjective(OTReg(), 0.5).weight_at(0, 20) == 0.5
+    assert WeightedObjective(OnPair(OTReg()), 0.5).weight_at(0, 20) == 0.5
 
 
 def test_warm_up_changes_what_trains_not_what_is_logged(setup: Any, tmp_path: Path) -> None:
     plain, plain_log = step_taken(setup, tmp_path / "a")
-    objectives = {"otreg": WeightedObjective(OTReg(), 0.5, warmup_fraction=1.0)}
+    objectives = {"otreg": WeightedObjective(OnPair(OTReg()), 0.5, warmup_fraction=1.0)}
     warming, log = step_taken(setup, tmp_path / "b", objectives=objectives)
     for name in plain:
         torch.testing.assert_close(warming[name], plain[name], rtol=1e-6, atol=1e-9)
@@ -242,15 +245,20 @@ def test_warm_up_changes_what_trains_not_what_is_logged(setup: Any, tmp_path: Pa
     assert log["loss"] == pytest.approx(plain_log["loss"], rel=1e-6)
 
 
-def test_evaluation_divides_by_its_own_batch(setup: Any, tmp_path: Path) -> None:
+def test_evaluation_does_not_depend_on_the_size_of_its_batches(setup: Any, tmp_path: Path) -> None:
     objectives = both()
     one = make_trainer(
         setup, tmp_path, objectives=objectives, accumulation=4, per_device_eval_batch_size=8
     ).evaluate()
     many = make_trainer(
-        setup, tmp_path, objectives=objectives, accumulation=4, per_device_eval_batch_size=1
+        setup, tmp_path, objectives=objectives, accumulation=4, per_device_eval_batch_size=3
     ).evaluate()
-    assert many["eval_otreg"] == pytest.approx(one["eval_otreg"], rel=1e-4)
+    for key in ("eval_loss", "eval_ce", "eval_otreg", "eval_ctc"):
+        assert many[key] == pytest.approx(one[key], rel=1e-4)
+    model, processor, dataset = setup
+    batch = SpeechTextCollator(processor)([dataset[i] for i in range(8)])
+    with torch.no_grad():
+        assert one["eval_ce"] == pytest.approx(model.eval()(**batch).loss.item(), rel=1e-4)
     expected = one["eval_ce"] + 0.3 * one["eval_otreg"] + 0.1 * one["eval_ctc"]
     assert one["eval_loss"] == pytest.approx(expected, rel=1e-4)
 
@@ -266,7 +274,7 @@ def test_an_objective_that_is_not_finite_stops_naming_step_and_utterance(
     setup: Any, tmp_path: Path
 ) -> None:
     before = weights(setup[0])
-    objectives = {"mine": WeightedObjective(BadSecondRow(), 1.0)}
+    objectives = {"mine": WeightedObjective(OnPair(BadSecondRow()), 1.0)}
     trainer = make_trainer(setup, tmp_path, batch_size=4, objectives=objectives)
     with pytest.raises(NonFiniteLossError, match="mine is not finite at step 1, utterances u1;"):
         trainer.train()
@@ -281,7 +289,7 @@ def test_bad_features_stop_naming_step_and_utterance(setup: Any, tmp_path: Path)
         def __getitem__(self, index: int) -> Any:
             example = super().__getitem__(index)
             if index == 5:
-                example["input_features"] = example["input_features"] * float("nan")
+                example["input_features"] = [x * float("nan") for x in example["input_features"]]
             return example
 
     bad = OneBad(dataset.utterances, processor)
@@ -300,7 +308,7 @@ class InfiniteGradient(nn.Module):
 
 def test_a_gradient_that_is_not_finite_stops_before_the_step(setup: Any, tmp_path: Path) -> None:
     before = weights(setup[0])
-    objectives = {"mine": WeightedObjective(InfiniteGradient(), 1.0)}
+    objectives = {"mine": WeightedObjective(OnPair(InfiniteGradient()), 1.0)}
     trainer = make_trainer(setup, tmp_path, objectives=objectives)
     with pytest.raises(NonFiniteLossError, match="the gradient's norm is nan at step 1"):
         trainer.train()
@@ -308,16 +316,43 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(setup: Any, tmp_pat
         assert torch.equal(value, before[name])
 
 
-def test_a_text_of_padding_ids_outside_the_table_is_harmless(setup: Any) -> None:
+def test_an_objective_of_weight_zero_is_never_called(setup: Any, tmp_path: Path) -> None:
+    class Refuses:
+        def __getattr__(self, name: str) -> Any:
+            raise AssertionError(name)
+
+    objectives = {"mine": WeightedObjective(Refuses(), 0.0), **both()}  # type: ignore[arg-type]
+    _, log = step_taken(setup, tmp_path, objectives=objectives, cross_entropy_weight=0.0)
+    assert "ce" not in log
+    assert "mine" not in log
+
+
+def test_cross_entropy_of_weight_zero_cannot_stop_a_run(setup: Any, tmp_path: Path) -> None:
+    """An infinite logit is cross-entropy's affair alone."""
+    model = setup[0]
+    head = model.language_model.lm_head
+    hook = head.register_forward_hook(lambda module, args, output: output * float("nan"))
+    _, log = step_taken(setup, tmp_path, objectives=both(), cross_entropy_weight=0.0)
+    hook.remove()
+    assert log["loss"] > 0
+
+
+def test_the_reference_is_the_model_at_the_stages_start(setup: Any, tmp_path: Path) -> None:
+    """Forgetting is exactly 0 at step 0 and grows; the reference itself stays where it was."""
     model, processor, dataset = setup
-    batch = SpeechTextCollator(processor)([dataset[i] for i in range(3)])
-    outputs = model(**batch)
-    ids = batch["text_ids"].masked_fill(~batch["text_mask"], 10**6)
-    far = speech_text_pair(model, outputs, text_ids=ids, text_mask=batch["text_mask"])
-    near = speech_text_pair(
-        model, outputs, text_ids=batch["text_ids"], text_mask=batch["text_mask"]
-    )
-    torch.testing.assert_close(OTReg()(far).loss, OTReg()(near).loss)
+    set_trainable(model, ["multi_modal_projector", "language_model"])
+    reference = Reference(model)
+    batch = SpeechTextCollator(processor)([dataset[i] for i in range(4)])
+    needs = {"text", "reference_text", "reference_speech"}
+    before = run_forwards(model.eval(), batch, needs=needs, reference=reference)
+    assert torch.equal(before.text.logits, before.reference_text.logits)
+    assert torch.equal(before.speech.logits, before.reference_speech.logits)
+    make_trainer(setup, tmp_path, max_steps=2).train()
+    after = run_forwards(model.eval(), batch, needs=needs, reference=reference)
+    assert torch.equal(after.reference_text.logits, before.text.logits)
+    assert torch.equal(after.reference_speech.logits, before.speech.logits)
+    assert not torch.equal(after.text.logits, before.text.logits)
+    assert not any(p.grad is not None and not p.requires_grad for p in model.parameters())
 
 
 def test_training_leaves_a_copied_start_alone(setup: Any, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_ragged_products_leave_padding_out_and_change_nothing(monkeypatch) -> No
     options = {"epsilon": 0.1, "tol": 1e-12, "max_iter": 5000}
     whole = gradients(arguments, None, **options)
     monkeypatch.setattr(fused, "_MIN_PRODUCT", 0)
-    assert fused._ragged_sizes(*arguments[2:], 5) == [(6, 4), (6, 4)]
+    assert fused._sizes_of(*arguments[2:], 5) == [(6, 4), (6, 4)]
     torch.testing.assert_close(gradients(arguments, None, **options), whole)
 
 
@@ -165,3 +165,44 @@ def test_what_the_solver_says_holds_no_graph_and_no_memory_of_the_plan() -> None
 def test_an_unknown_gradient_is_refused() -> None:
     with pytest.raises(ValueError, match="gradient must be one of envelope, unrolled, implicit"):
         cosine_transport(*problem(), epsilon=0.05, gradient="implict")
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize(
+    ("name", "wrong", "message"),
+    [
+        (
+            "x",
+            (6, 5),
+            r"x must be \(batch, n, dim\), got \(6, 5\); add a batch axis with unsqueeze",
+        ),
+        (
+            "y",
+            (4, 5),
+            r"y must be \(batch, m, dim\), got \(4, 5\); add a batch axis with unsqueeze",
+        ),
+        ("y", (2, 4, 3), r"y must be \(2, 4, 5\) to match x \(2, 6, 5\), got \(2, 4, 3\)"),
+        ("y", (1, 4, 5), r"y must be \(2, 4, 5\) to match x \(2, 6, 5\), got \(1, 4, 5\)"),
+        ("a", (6,), r"a must be \(2, 6\) to match x \(2, 6, 5\), got \(6,\)"),
+        ("b", (2, 6), r"b must be \(2, 4\) to match x .* and y .*, got \(2, 6\)"),
+        ("prior", (6, 4), r"prior must be \(2, 6, 4\) to match x .* and y .*, got \(6, 4\)"),
+        ("init", (4,), r"init must be \(2, 4\) to match x .* and y .*, got \(4,\)"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(name: str, wrong: tuple, message: str) -> None:
+    arguments = dict(zip("xyab", problem(), strict=True))
+    arguments[name] = torch.full(wrong, 0.2).double()
+    with pytest.raises(ValueError, match=message):
+        cosine_transport(**arguments, epsilon=0.05)
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_whole_numbers_are_refused_as_vectors() -> None:
+    x, y, a, b = problem()
+    with pytest.raises(ValueError, match=r"x must hold floating-point numbers, got torch.int64"):
+        cosine_transport(x.long(), y, a, b, epsilon=0.05)
+
+
+def test_an_infinite_epsilon_is_refused() -> None:
+    with pytest.raises(ValueError, match="epsilon must be a finite number > 0, got inf"):
+        cosine_transport(*problem(), epsilon=float("inf"))

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from oracles import cosine
-from otreg.transport import cosine_cost, cosine_similarity
+from otreg.transport import cosine_cost, cosine_similarity, unit_vectors
 
 
 def test_cost_is_one_minus_the_cosine_of_each_pair() -> None:
@@ -45,3 +45,12 @@ def test_similarity_broadcasts_a_shared_table() -> None:
     x, table = torch.randn(2, 5, 4), torch.randn(6, 4)
     shared = cosine_similarity(x, table)
     np.testing.assert_allclose(shared, cosine_similarity(x, table.expand(2, 6, 4)), atol=1e-6)
+
+
+def test_unit_vectors_have_norm_one_in_the_dtype_that_is_asked_for() -> None:
+    x = torch.randn(2, 5, 64)
+    units = unit_vectors(x.bfloat16())
+    assert units.dtype == torch.float32
+    torch.testing.assert_close(units.norm(dim=-1), torch.ones(2, 5))
+    assert unit_vectors(x, torch.float64).dtype == unit_vectors(x.double()).dtype == torch.float64
+    assert torch.equal(unit_vectors(torch.zeros(1, 3)), torch.zeros(1, 3))

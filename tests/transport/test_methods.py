@@ -8,7 +8,7 @@ from torch import Tensor
 from otreg import sinkhorn
 from otreg.transport import cosine_cost
 from otreg.transport.problem import Problem
-from otreg.transport.sinkhorn import _SOLVERS
+from otreg.transport.solve import SOLVERS
 
 METHODS = ["accelerated", pytest.param("compiled", marks=needs_compiler), "newton"]
 RELAXATIONS = [(None, None), (None, 0.3), (0.3, None), (0.2, 0.5), (None, 0.0), (0.0, 0.4)]
@@ -65,6 +65,43 @@ def test_neither_padding_nor_batch_mates_change_a_problem(method: str, fill: flo
         assert batch.num_iters[k] == single.num_iters[0]
     assert float(batch.plan[:, 9:].abs().max()) == 0
     assert float(batch.plan[:, :, 5:].abs().max()) == 0
+
+
+@pytest.mark.parametrize("method", ["reference", *METHODS])
+def test_a_solved_problem_is_left_alone_while_others_go_on(method: str) -> None:
+    cost, a, b = problem(40, 20, torch.float32)
+    cost[0] = 0.5  # solved by the start, and alone: the other two keep the batch together
+    result = sinkhorn(cost, a, b, epsilon=0.01, method=method)
+    assert bool(result.converged.all())
+    assert int(result.num_iters[0]) == 0
+    assert int(result.num_iters[1:].min()) > 0
+    alone = sinkhorn(cost[:1], a[:1], b[:1], epsilon=0.01, method=method)
+    assert torch.equal(result.plan[0], alone.plan[0])
+    assert float(result.marginal_error[0]) == float(alone.marginal_error[0])
+
+
+def test_sweeps_and_newtons_steps_are_counted_together() -> None:
+    cost, a, b = problem(40, 20, torch.float64)
+    cost *= 1e4
+    sweeps = sinkhorn(cost, a, b, epsilon=0.05, max_iter=100, method="accelerated").num_iters
+    steps = sinkhorn(cost, a, b, epsilon=0.05, max_iter=100, method="newton").num_iters
+    rescued = sinkhorn(cost, a, b, epsilon=0.05, max_iter=100)
+    assert rescued.method.endswith("+newton")
+    assert bool(rescued.converged.all())
+    assert sweeps.tolist() == [100] * 3
+    assert bool((steps > 0).all())
+    assert rescued.num_iters.tolist() == (sweeps + steps).tolist()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_warm_start_is_a_problems_own(method: str) -> None:
+    cost, a, b = problem(30, 12, torch.float64)
+    cold = sinkhorn(cost, a, b, epsilon=0.01, tol=1e-6, max_iter=5000, method=method)
+    start = torch.zeros_like(b)
+    start[1] = cold.g[1]
+    warm = sinkhorn(cost, a, b, epsilon=0.01, tol=1e-6, max_iter=5000, method=method, init=start)
+    assert warm.num_iters[[0, 2]].tolist() == cold.num_iters[[0, 2]].tolist()
+    assert int(warm.num_iters[1]) <= 1
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -159,6 +196,6 @@ def test_the_marginals_of_a_solution_are_those_of_its_plan(
     a, b = a / a.sum(1, keepdim=True), b / b.sum(1, keepdim=True)
     taus = (1.0 if rho is None else rho / (rho + 0.05) for rho in (rho_a, rho_b))
     given = Problem(cost, a, b, torch.zeros_like(b), 0.05, *taus, 1e-4, 1000)
-    found = _SOLVERS[method](given)
+    found = SOLVERS[method](given)
     torch.testing.assert_close(found.rows, found.plan.sum(2))
     torch.testing.assert_close(found.columns, found.plan.sum(1))

@@ -1,9 +1,15 @@
-"""The command line: `otreg demo | miniature | train | evaluate | transcribe | align | report`.
+"""The command line: `otreg demo | miniature | prepare | train | evaluate | transcribe | align | report`.
 
 A user's mistake ends with exit code 2 and one line on stderr, anything else with 1.
 """
 
-from otreg.cli import demo, train, trained  # the commands register themselves
+from otreg.cli import (  # the commands register themselves
+    demo,
+    miniature,
+    prepare,
+    train,
+    trained,
+)
 from otreg.cli.application import main
 
-__all__ = ["demo", "main", "train", "trained"]
+__all__ = ["demo", "main", "miniature", "prepare", "train", "trained"]

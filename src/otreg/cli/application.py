@@ -9,11 +9,38 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 import otreg
 
-app = typer.Typer(
+
+class _BareFlags:
+    """Help in which a flag stands alone: typer 0.29 prints <bool> beside it, which takes no value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in parameters:
+            if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+                parameter.metavar = ""
+        return parameters
+
+
+class _Group(_BareFlags, TyperGroup):
+    pass
+
+
+class _Command(_BareFlags, TyperCommand):
+    pass
+
+
+class _Application(typer.Typer):
+    def command(self, *arguments: Any, **options: Any) -> Any:
+        return super().command(*arguments, **({"cls": _Command} | options))
+
+
+app = _Application(
     name="otreg",
+    cls=_Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

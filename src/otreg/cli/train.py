@@ -11,11 +11,16 @@ from otreg.cli.application import app, quiet_transformers
 
 
 @app.command(
-    epilog="Example: otreg train configs/digits.yaml model.audio_tower=towers/audio_tower "
+    epilog="Example: otreg train digits model.audio_tower=towers/audio_tower "
     "model.language_model=towers/language_model data.train=train.jsonl --out runs/digits"
 )
 def train(
-    config: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    config: Annotated[
+        str,
+        typer.Argument(
+            help="The recipe: a YAML file, or a shipped one by name (digits, miniature, paper)."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="The run folder; new or empty.")],
     overrides: Annotated[
         list[str] | None,

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from otreg.cli.application import app, quiet_transformers
+from otreg.cli.command_line import command_line
 
 Run = Annotated[Path, typer.Argument(help="A run folder, or a model folder.")]
 Device = Annotated[
@@ -31,6 +32,7 @@ MaxTokens = Annotated[int, typer.Option(min=1, help="Most tokens of a transcript
     "--data unheard=unheard.jsonl --in-domain heard --out runs/digits/results.json"
 )
 def evaluate(
+    context: typer.Context,
     run: Run,
     data: Annotated[
         list[str],
@@ -67,7 +69,7 @@ def evaluate(
     model, processor = _load(run, device)
     facts = _run_facts(run)
     seed = facts.pop("seed", 0) if seed is None else seed
-    arm = arm or run.resolve().name.removesuffix(f"-seed{seed}")
+    arm = arm or run.absolute().name.removesuffix(f"-seed{seed}")
     from otreg.data.manifest import read_manifest
     from otreg.evaluation.evaluate import evaluate_model
     from otreg.evaluation.results import environment, write_results
@@ -84,9 +86,8 @@ def evaluate(
         progress=True,
     )
     curves = [{"arm": arm, "seed": seed, **entry} for entry in facts.pop("curves", [])]
-    command = ["otreg", "evaluate", str(run), *(f"--data={item}" for item in data)]
-    command += [] if root is None else [f"--root={root}"]
-    results |= environment() | facts | {"curves": curves, "command": " ".join(command)}
+    command = command_line("evaluate", context.params)
+    results |= environment() | facts | {"curves": curves, "command": command}
     write_results(results, out)
     from otreg.cli.tables import print_rows
 
@@ -178,7 +179,7 @@ def report(
 
     Each RUN has been through otreg evaluate, which left its results.json there.
     """
-    from otreg.cli.tables import print_arms
+    from otreg.cli.tables import print_arms, print_gates
     from otreg.evaluation.report import write_report
     from otreg.evaluation.results import merge_results, read_results
 
@@ -190,6 +191,7 @@ def report(
         results = {**results, "base_arm": base}
     write_report(results, out)
     print_arms(results)
+    print_gates(results)
     typer.echo(f"report: {out}")
 
 
@@ -231,6 +233,7 @@ def _corpora(data: list[str]) -> dict[str, Path]:
 
 def _run_facts(run: Path) -> dict[str, Any]:
     """Seed, configuration and training curves of a run; nothing for a mere model folder."""
+    from otreg.evaluation.curves import read_curves
     from otreg.training.config import config_to_dict, load_config
     from otreg.training.run_folder import RunFolder
 
@@ -238,13 +241,7 @@ def _run_facts(run: Path) -> dict[str, Any]:
     if not folder.config.is_file():
         return {}
     config = config_to_dict(load_config(folder.config))
-    facts: dict[str, Any] = {"config": config, "seed": config["seed"]}
-    if folder.log.is_file():
-        entries = [json.loads(line) for line in folder.log.read_text("utf-8").splitlines()]
-        # A resumed run logs some steps again; the later entry is the one that led to the model.
-        latest = {(entry["stage"], entry["step"]): entry for entry in entries if "ce" in entry}
-        facts["curves"] = list(latest.values())
-    return facts
+    return {"config": config, "seed": config["seed"], "curves": read_curves(folder.log)}
 
 
 def _file_name(identity: str, taken: set[str]) -> str:

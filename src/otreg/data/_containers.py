@@ -119,7 +119,8 @@ def _count_mp3(file: BinaryIO, size: int) -> int | None:
         length, samples = frame
         if first:
             file.seek(offset)
-            if any(tag in file.read(length)[:64] for tag in (b"Xing", b"Info", b"VBRI")):
+            start = file.read(min(length, 64))
+            if any(tag in start for tag in (b"Xing", b"Info", b"VBRI")):
                 return None
             first = False
         if offset + length > size:

@@ -24,9 +24,7 @@ OPTIONAL_KEYS = ("speaker", "start_s", "end_s", "words", "messages", "attributes
 KEYS = REQUIRED_KEYS + OPTIONAL_KEYS
 WORD_KEYS = ("word", "start_s", "end_s")
 
-_END_TOLERANCE_S = (
-    0.01  # the last word may pass the utterance's end by this much: times are rounded
-)
+_END_TOLERANCE_S = 0.01  # words may pass the utterance's end by this much: times are rounded
 
 
 def check_record(record: dict[str, Any], where: str, root: Path) -> Utterance:

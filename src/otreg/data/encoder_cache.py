@@ -1,30 +1,50 @@
-"""Outputs of the frozen encoder, kept on disk so that stages, arms and seeds share them.
+"""Outputs of frozen encoders, kept on disk so that manifests, stages, arms and seeds share them.
 
-A cache is a folder: index.json and safetensors files with one (encoder frames, dim) tensor per
-utterance id. It is bound to the encoder (a hash of its weights and configurations) and to the audio
-(a hash of each file's content, and the segment). What does not match is refused when reading and
-encoded anew when building.
+A cache is a folder with one folder an encoder inside:
+
+    CACHE/<first 16 digits of the encoder's fingerprint>/
+        states-<random>.safetensors    some (encoder frames, dim) tensors
+        files.json                     hashes of the audio files, see `otreg.data.file_digests`
+        lock                           held while a process writes
+
+A tensor is named by what was encoded: "last/<SHA-256 of the file> <start_s> <end_s>". Names of rows
+and paths play no part, so manifests that share ids, or files that move, share one cache. "last" says
+which states they are, the encoder's output; those of other layers would stand beside it under names
+of their own. A file's metadata say which encoder made it and list its entries, so each file is
+complete in itself: there is no index to keep in step, and nothing is ever deleted or rewritten.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
+from otreg.data.audio import AudioError
+from otreg.data.file_digests import FileDigests
 from otreg.data.utterance import AudioSpan
 
-FORMAT = 1
-INDEX = "index.json"
+FORMAT = "2"
+FILES = "files.json"
+LAST = "last"
 
 
 class StaleCacheError(ValueError):
-    """A cache that does not belong to this encoder or to this audio; build it again."""
+    """A cache that does not hold what is asked of it, or cannot be read; build it again."""
+
+
+class Entry(NamedTuple):
+    """What a cache knows of a piece of audio: where its states are, and how long they are."""
+
+    shard: str
+    num_frames: int
+    duration_s: float
 
 
 class EncoderCache:
@@ -35,136 +55,141 @@ class EncoderCache:
         fingerprint: what the encoder must be, from `encoder_fingerprint(model, processor)`.
 
     Raises:
-        StaleCacheError: when there is no cache, or it was made by another encoder.
+        StaleCacheError: when there is no cache, none of this encoder, or one that cannot be read.
 
     """
 
     def __init__(self, path: str | Path, *, fingerprint: str) -> None:
         self.path = Path(path)
         self.fingerprint = fingerprint
-        index = read_index(self.path)
-        if index is None:
-            raise StaleCacheError(
-                f"{self.path} holds no encoder cache; make one with build_encoder_cache"
-            )
-        if index["fingerprint"] != fingerprint:
+        self.folder = encoder_folder(self.path, fingerprint)
+        if not self.folder.is_dir():
+            others = self.path.is_dir() and any(self.path.iterdir())
             raise StaleCacheError(
                 f"the encoder cache {self.path} was made by another encoder (weights or "
-                "configuration differ); make it again with build_encoder_cache"
+                "configuration differ); run build_encoder_cache with this one"
+                if others
+                else f"{self.path} holds no encoder cache; make one with build_encoder_cache"
             )
-        self._entries: dict[str, dict[str, Any]] = index["entries"]
+        self._entries = read_entries(self.folder, fingerprint)
+        self._digests = FileDigests(self.folder / FILES)
         self._files: dict[str, Any] = {}
 
     def __len__(self) -> int:
+        """Return the number of different pieces of audio that are held."""
         return len(self._entries)
 
-    def __contains__(self, utterance: AudioSpan) -> bool:
-        entry = self._entries.get(utterance.id)
-        return entry is not None and same_audio(entry, utterance)
+    def __contains__(self, span: AudioSpan) -> bool:
+        return span_key(span, self._digests) in self._entries
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the open files behind: each worker opens its own."""
         return {**self.__dict__, "_files": {}}
 
-    def check(self, utterances: Iterable[AudioSpan]) -> None:
-        """Raise a StaleCacheError unless all utterances are held and their audio is unchanged."""
-        for utterance in utterances:
-            self._entry(utterance)
+    def check(self, spans: Iterable[AudioSpan]) -> None:
+        """Raise a StaleCacheError unless all utterances or clips are held, as they are now."""
+        for span in spans:
+            self._find(span)
 
-    def num_frames(self, utterance: AudioSpan) -> int:
-        """Return the number of encoder frames held for an utterance."""
-        return int(self._entry(utterance)["num_frames"])
+    def num_frames(self, span: AudioSpan) -> int:
+        """Return the number of encoder frames held for an utterance or clip."""
+        return self._find(span)[1].num_frames
 
-    def get(self, utterance: AudioSpan) -> tuple[torch.Tensor, float]:
-        """Return an utterance's (encoder frames, dim) outputs and its duration in seconds.
+    def get(self, span: AudioSpan) -> tuple[torch.Tensor, float]:
+        """Return (encoder frames, dim) outputs of an utterance or clip and its duration in seconds.
 
         Raises:
-            StaleCacheError: when the utterance is not held, or its audio has changed.
+            StaleCacheError: when it is not held, or has changed.
+            AudioError: when its audio file cannot be read.
 
         """
-        entry = self._entry(utterance)
-        shard = entry["shard"]
-        if shard not in self._files:
-            try:
-                self._files[shard] = safe_open(str(self.path / shard), framework="pt")
-            except (OSError, SafetensorError) as error:
-                raise StaleCacheError(
-                    f"{self.path / shard} cannot be read ({error}); delete {self.path} and run "
-                    "build_encoder_cache again"
-                ) from error
-        return self._files[shard].get_tensor(tensor_name(utterance)), float(entry["duration_s"])
+        key, entry = self._find(span)
+        if entry.shard not in self._files:
+            self._files[entry.shard] = _open(self.folder / entry.shard)
+        return self._files[entry.shard].get_tensor(f"{LAST}/{key}"), entry.duration_s
 
-    def _entry(self, utterance: AudioSpan) -> dict[str, Any]:
-        entry = self._entries.get(utterance.id)
+    def _find(self, span: AudioSpan) -> tuple[str, Entry]:
+        key = span_key(span, self._digests)
+        entry = self._entries.get(key)
         if entry is None:
             raise StaleCacheError(
-                f"{utterance.name} is not in the encoder cache {self.path}; "
-                "run build_encoder_cache on this data"
+                f"{span.name}: {span.audio} is not in the encoder cache {self.path}, or it or its "
+                "segment has changed since; run build_encoder_cache on this data"
             )
-        if not same_audio(entry, utterance):
-            raise StaleCacheError(
-                f"{utterance.name}: {utterance.audio} or its segment has changed since the encoder "
-                f"cache {self.path} was made; run build_encoder_cache again"
-            )
-        return entry
+        return key, entry
 
 
-def tensor_name(utterance: AudioSpan) -> str:
-    """The name of an utterance's tensor in its file."""
-    return f"id/{utterance.id}"  # safetensors keeps the bare name "__metadata__" for itself
+def span_key(span: AudioSpan, digests: FileDigests) -> str:
+    """What a piece of audio is known by: the content of its file, and its segment.
 
+    Raises:
+        AudioError: when the file cannot be read.
 
-def identify_audio(utterance: AudioSpan) -> dict[str, Any]:
-    """What the audio of an utterance is known by: content, size, time of modification, segment."""
-    assert utterance.audio is not None, "callers pass rows with speech"
-    status = utterance.audio.stat()
-    with open(utterance.audio, "rb") as file:
-        content = hashlib.sha256()
-        while block := file.read(1 << 20):
-            content.update(block)
-    return {
-        "sha256": content.hexdigest(),
-        "size": status.st_size,
-        "modified_ns": status.st_mtime_ns,
-        "start_s": utterance.start_s,
-        "end_s": utterance.end_s,
-    }
-
-
-def same_audio(entry: dict[str, Any], utterance: AudioSpan) -> bool:
-    """Compare size and time of modification, and the content where only the time differs.
-
-    A new time of the same content is noted in the entry, so that it is read once.
     """
-    if (entry["start_s"], entry["end_s"]) != (utterance.start_s, utterance.end_s):
-        return False
-    assert utterance.audio is not None, "callers pass rows with speech"
+    if span.audio is None:
+        raise AudioError(f"{span.name} has no audio; expected an audio file")
     try:
-        status = utterance.audio.stat()
-        if status.st_size != entry["size"]:
-            return False
-        if status.st_mtime_ns == entry["modified_ns"]:
-            return True
-        if identify_audio(utterance)["sha256"] != entry["sha256"]:
-            return False
-        entry["modified_ns"] = status.st_mtime_ns
-        return True
-    except OSError:
-        return False
-
-
-def read_index(path: Path) -> dict[str, Any] | None:
-    """The index of a cache folder, None where there is none; refuses one that cannot be read."""
-    try:
-        index = json.loads((path / INDEX).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise StaleCacheError(
-            f"{path / INDEX} cannot be read ({error}); delete {path} and build it again"
+        content = digests.of(span.audio)
+    except OSError as error:
+        raise AudioError(
+            f"{span.name}: audio file {span.audio} cannot be read: {error.strerror}"
         ) from error
-    if not isinstance(index, dict) or index.get("format") != FORMAT:
+    end_s = None if span.end_s is None else float(span.end_s)
+    return f"{content} {float(span.start_s or 0.0)!r} {end_s!r}"
+
+
+def encoder_folder(path: Path, fingerprint: str) -> Path:
+    """The folder of one encoder in a cache; refuses a cache of an earlier format."""
+    if (path / "index.json").exists():
         raise StaleCacheError(
-            f"{path} is an encoder cache of another format; delete it and build it again"
+            f"{path} is an encoder cache of an earlier version of otreg; delete it and build it again"
         )
-    return index
+    return path / fingerprint[:16]
+
+
+def read_entries(folder: Path, fingerprint: str) -> dict[str, Entry]:
+    """Key -> entry of all that an encoder's folder holds, from the headers of its files."""
+    entries = {}
+    for shard in sorted(folder.glob("states-*.safetensors")):
+        metadata = _open(shard).metadata() or {}
+        if metadata.get("format") != FORMAT or metadata.get("encoder") != fingerprint:
+            raise StaleCacheError(
+                f"{shard} is of another format or encoder; delete it and run build_encoder_cache "
+                "again"
+            )
+        for key, (num_frames, duration_s) in json.loads(metadata["entries"]).items():
+            entries[key] = Entry(shard.name, int(num_frames), float(duration_s))
+    return entries
+
+
+def write_shard(
+    folder: Path,
+    fingerprint: str,
+    states: Mapping[str, torch.Tensor],
+    durations_s: Mapping[str, float],
+) -> None:
+    """Write one file of states, in one step.
+
+    Args:
+        folder: the encoder's, see `encoder_folder`.
+        fingerprint: the encoder's.
+        states: key (`span_key`) -> (encoder frames, dim).
+        durations_s: key -> seconds of audio.
+
+    """
+    entries = {key: [len(tensor), durations_s[key]] for key, tensor in states.items()}
+    metadata = {"format": FORMAT, "encoder": fingerprint, "entries": json.dumps(entries)}
+    path = folder / f"states-{os.urandom(8).hex()}.safetensors"
+    staged = path.with_name(path.name + ".tmp")
+    tensors = {f"{LAST}/{key}": tensor for key, tensor in states.items()}
+    save_file(tensors, staged, metadata=metadata)
+    os.replace(staged, path)
+
+
+def _open(shard: Path) -> Any:
+    try:
+        return safe_open(str(shard), framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise StaleCacheError(
+            f"{shard} cannot be read ({error}); delete it and run build_encoder_cache again"
+        ) from error

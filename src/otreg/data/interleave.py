@@ -42,11 +42,15 @@ class Interleaving:
     def __call__(self, utterance: Utterance) -> Row:
         """The document of an utterance; every word is in one span, written spans are supervised.
 
+        A row without audio is a document as a whole: the text of its assistant's turns.
+
         Raises:
             ValueError: the utterance has no word times, or they are not the words of its text.
         """
+        if utterance.audio is None:
+            return _written(utterance)
         words = utterance.words
-        if words is None or utterance.audio is None:
+        if words is None:
             raise ValueError(
                 f"{utterance.name} has no word times to cut at; make them with `otreg prepare words`"
             )
@@ -82,20 +86,32 @@ class Interleaving:
         return Row(utterance.id, "document", tuple(segments), utterance.language, utterance.name)
 
 
+def _written(utterance: Utterance) -> Row:
+    """A row of text alone as a document."""
+    turns = [m["content"] for m in utterance.messages or () if m["role"] == "assistant"]
+    text = " ".join(part["text"] for turn in turns for part in turn)
+    if not text:
+        raise ValueError(f"{utterance.name} has neither audio nor a turn of the assistant to learn")
+    segment = Segment("text", text, "assistant", supervised=True)
+    return Row(utterance.id, "document", (segment,), utterance.language, utterance.name)
+
+
 def _pieces(utterance: Utterance) -> list[str]:
-    """The text cut before each word, so that the pieces together are the text."""
+    """The text cut behind each word and its punctuation, so that the pieces together are the text."""
     assert utterance.words is not None
     text, ends = utterance.text, []
     at = 0
     for word in utterance.words:
         found = text.find(word.word, at)
-        if found < 0 or text[at:found].strip():
+        if found < 0 or any(character.isalnum() for character in text[at:found]):
             raise ValueError(
                 f"{utterance.name}: its words are not the words of its text: after "
                 f"{text[:at]!r} expected {word.word!r}, found {text[at:].split()[:1]}; make the "
                 "words again with `otreg prepare words`"
             )
         at = found + len(word.word)
+        while at < len(text) and not (text[at].isalnum() or text[at].isspace()):
+            at += 1
         ends.append(at)
     ends[-1] = len(text)
     return [text[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from otreg.data.collate import SpeechTextCollator
 from otreg.data.dataset import SpeechTextDataset, as_utterances
 from otreg.data.manifest import Utterance
+from otreg.evaluation.alignments import Objective, align, speech_batches
 from otreg.evaluation.modality_gap import ModalityGap
-from otreg.evaluation.wer import BASIC_NORMALIZER, Normalizer, error_rates_by_language
-from otreg.model.evaluation_mode import evaluating
+from otreg.evaluation.samples import sample_record
+from otreg.evaluation.wer import (
+    BASIC_NORMALIZER,
+    Normalizer,
+    error_rates_by_language,
+    errors_in_order,
+)
 from otreg.model.generation import transcribe
-from otreg.objectives.base import AlignmentOutput
-from otreg.objectives.otreg import OTReg
-from otreg.pair import SpeechTextPair
 
 if TYPE_CHECKING:
     from otreg.data.encoder_cache import EncoderCache
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Corpora = Mapping[str, "Sequence[Utterance] | str | Path"]
-Objective = Callable[[SpeechTextPair], AlignmentOutput]
 
 
 def evaluate_model(
@@ -46,6 +47,7 @@ def evaluate_model(
     num_transcripts: int = 4,
     num_alignments: int = 1,
     objective: Objective | None = None,
+    sample_measures: Collection[str] = ("wer",),
     progress: bool = False,
 ) -> dict[str, Any]:
     """Evaluate one model and return its part of results.json.
@@ -69,10 +71,12 @@ def evaluate_model(
             first of the examples.
         objective: whose plan is kept; None = the paper's transport problem, that is similarity
             alone with the pad anchor, so that no position prior lends a model its diagonal.
+        sample_measures: the measures kept utterance by utterance, for gates and paired intervals:
+            "wer" and those of `ModalityGap.samples`.
         progress: whether to show progress bars on the terminal.
 
     Returns:
-        rows, gap, transcripts, alignments (lists of records) and normaliser, as described in
+        rows, gap, samples, transcripts, alignments (lists of records) and normaliser, as described in
         docs/evaluation.md. `otreg.evaluation.results.merge_results` joins those of several models;
         `otreg.evaluation.results.environment` adds versions and machine.
 
@@ -89,7 +93,8 @@ def evaluate_model(
         )
     if device is not None:
         model.to(device)
-    results: dict[str, Any] = {"rows": [], "gap": [], "transcripts": [], "alignments": []}
+    lists = ("rows", "gap", "samples", "transcripts", "alignments")
+    results: dict[str, Any] = {name: [] for name in lists}
     results["normaliser"] = {"name": normalizer.name, "version": normalizer.version}
     for corpus, data in corpora.items():
         cache = encoder_cache[corpus] if isinstance(encoder_cache, Mapping) else encoder_cache
@@ -104,23 +109,33 @@ def evaluate_model(
             max_new_tokens=max_new_tokens,
             progress=progress,
         )
-        of = {"arm": arm, "seed": seed, "corpus": corpus}
+        of: dict[str, Any] = {"arm": arm, "seed": seed, "corpus": corpus}
+        languages = [utterance.language for utterance in utterances]
         rates = error_rates_by_language(
             [result.reference for result in done],
             [result.hypothesis for result in done],
-            [utterance.language for utterance in utterances],
+            languages,
             normalizer=normalizer,
             hit_limit=[result.hit_limit for result in done],
         )
         domain = "in" if corpus in in_domain else "out"
         for language, rate in rates.items():
             results["rows"].append({**of, "language": language, "domain": domain, **rate.as_dict()})
+        ids = [utterance.id for utterance in utterances]
+        samples: dict[str, tuple[list[str], Any, Any]]  # ids, numerators, denominators
+        samples = {"wer": (ids, *errors_in_order(rates, languages))}
         if max_gap_utterances:
             chosen = _spaced(len(utterances), max_gap_utterances)
-            measures = measure_gap(
-                model, processor, dataset, positions=chosen, batch_size=batch_size
+            gap = _measured_gap(model, processor, dataset, chosen, batch_size)
+            results["gap"].append(of | gap.compute())
+            kept_ids = [ids[position] for position in chosen]
+            samples |= {name: (kept_ids, *pair) for name, pair in gap.samples().items()}
+        for measure in [name for name in sample_measures if name in samples]:
+            measured, above, below = samples[measure]
+            record = sample_record(
+                **of, measure=measure, ids=measured, numerator=above, denominator=below
             )
-            results["gap"].append(of | measures)
+            results["samples"].append(record)
         examples = _spaced(len(utterances), max(num_transcripts, num_alignments))
         for position in examples[:num_transcripts]:
             utterance, result = utterances[position], done[position]
@@ -162,159 +177,33 @@ def measure_gap(
     """
     if not isinstance(data, SpeechTextDataset):
         data = SpeechTextDataset(as_utterances(data), processor, encoder_cache=encoder_cache)
+    chosen = range(len(data)) if positions is None else positions
+    return _measured_gap(model, processor, data, chosen, batch_size).compute()
+
+
+def _measured_gap(
+    model: Any,
+    processor: Any,
+    data: SpeechTextDataset,
+    positions: Sequence[int],
+    batch_size: int,
+) -> ModalityGap:
+    """The gap over chosen utterances of a dataset."""
     table = model.embedding_table().detach()
     pad = model.config.pad_token_id
     known_pad = pad if pad is not None and 0 <= pad < len(table) else None
     gap = ModalityGap(table, pad_token_id=known_pad)
-    chosen = range(len(data)) if positions is None else positions
-    for _, batch, features in _speech(model, processor, data, chosen, batch_size):
-        gap.update(
-            features.speech_embeds, features.speech_mask, batch["text_ids"], batch["text_mask"]
-        )
-    return gap.compute()
-
-
-def align(
-    model: Any,
-    processor: Any,
-    data: SpeechTextDataset | Sequence[Utterance] | str | Path,
-    positions: Sequence[int] | None = None,
-    *,
-    objective: Objective | None = None,
-    batch_size: int = 16,
-    encoder_cache: EncoderCache | None = None,
-) -> list[dict[str, Any]]:
-    """Transport plan and distances between speech and transcript, utterance by utterance.
-
-    Where the model merges frames, a merged frame's row stands for each frame that it was made of,
-    so that time stays uniform.
-
-    Args:
-        model: a `SpeechLMForConditionalGeneration`; put into evaluation mode meanwhile.
-        processor: its `SpeechLMProcessor`.
-        data: utterances with transcripts, a manifest, or a dataset of them.
-        positions: which utterances; None = all.
-        objective: whose plan is taken; None = the paper's transport problem.
-        batch_size: utterances per batch.
-        encoder_cache: as for `SpeechTextDataset`, where data is none.
-
-    Returns:
-        Records with id, language, text, frame_s (seconds per frame), targets (labels of the plan's
-        columns), plan (frames, targets), tokens, distances (frames, tokens) of 1 - cos, converged,
-        objective (its options, as text). Matrices are lists of rows, to four significant digits.
-
-    Raises:
-        ValueError: an objective without a plan, such as CTC.
-    """
-    if not isinstance(data, SpeechTextDataset):
-        data = SpeechTextDataset(as_utterances(data), processor, encoder_cache=encoder_cache)
-    solve = objective or OTReg.paper(plan_gradient="stop", sparsity_weight=0.0)
-    table = model.embedding_table().detach()
-    records: list[dict[str, Any]] = []
-    chosen = range(len(data)) if positions is None else positions
-    for examples, batch, features in _speech(model, processor, data, chosen, batch_size):
-        speech = features.speech_embeds.to(table.device)
-        text = table[batch["text_ids"]]
-        pair = SpeechTextPair(
-            speech,
-            text,
-            features.speech_mask,
-            batch["text_mask"],
-            token_ids=batch["text_ids"],
-            pad_embedding=model.pad_embedding().detach(),
-            embedding_table=table,
-        )
-        with torch.no_grad():
-            output = solve(pair)
-        if output.plan is None or output.targets is None:
-            raise ValueError(
-                "expected an objective with a transport plan, received one without; use OTReg"
-            )
-        unit_speech, unit_text = _unit(speech), _unit(text)
-        distances = 1 - unit_speech @ unit_text.transpose(1, 2)  # (batch, frames, tokens)
-        for row, example in enumerate(examples):
-            frames = _source_frames(features, row)
-            ids = batch["text_ids"][row][batch["text_mask"][row]]
-            labels = token_labels(processor.tokenizer, ids.tolist())
-            real = output.targets.mask[row]
-            records.append(
-                {
-                    "id": example["id"],
-                    "language": example["language"],
-                    "text": example["text"],
-                    "objective": repr(solve),
-                    "frame_s": example["duration_s"] / len(frames),
-                    "targets": [
-                        labels[index] if index >= 0 else "(pad)"
-                        for index in output.targets.token_index[row][real].tolist()
-                    ],
-                    "plan": _rounded(output.plan[row][frames][:, real]),
-                    "tokens": labels,
-                    "distances": _rounded(distances[row][frames][:, : len(labels)]),
-                    "converged": None
-                    if output.converged is None
-                    else bool(output.converged[row].item()),
-                }
-            )
-    return records
-
-
-def token_labels(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """What each token adds to the text, a leading space shown as "▁".
-
-    A token that ends within a character shows "·"; the token that completes it shows the character.
-    """
-    labels: list[str] = []
-    before = ""
-    for count in range(1, len(ids) + 1):
-        text = tokenizer.decode(ids[:count], skip_special_tokens=False)
-        whole = text.rstrip("\ufffd")
-        added = whole[len(before) :] if whole.startswith(before) else whole
-        labels.append(added.replace(" ", "▁").replace("\n", "↵") or "·")
-        before = whole
-    return labels
-
-
-def _speech(
-    model: Any,
-    processor: Any,
-    dataset: SpeechTextDataset,
-    positions: Sequence[int],
-    batch_size: int,
-) -> Iterator[tuple[list[Any], dict[str, torch.Tensor], Any]]:
-    """Batches of (examples, batch on the model's device, speech features) without gradient."""
-    collator = SpeechTextCollator(processor)
-    for first in range(0, len(positions), batch_size):
-        examples = [dataset[position] for position in positions[first : first + batch_size]]
-        batch = {name: value.to(model.device) for name, value in collator(examples).items()}
-        names = ("input_features", "input_features_mask", "encoder_hidden_states", "encoder_mask")
-        audio = {name: batch[name] for name in names if name in batch}
-        with evaluating(model), torch.no_grad():
-            features = model.get_audio_features(**audio)
-        yield examples, batch, features
-
-
-def _source_frames(features: Any, row: int) -> torch.Tensor:
-    """For each frame before merging, the row of speech_embeds that it went into."""
-    if features.placeholder_keep is None:
-        return torch.arange(int(features.speech_mask[row].sum()))
-    keep = features.placeholder_keep[row][: int(features.num_placeholders[row])]
-    return (keep.cumsum(0) - 1).cpu()
+    for _, batch, features in speech_batches(model, processor, data, positions, batch_size):
+        said = batch["text_mask"].any(1)  # (clips,) those with a transcript
+        speech, mask = features.speech_embeds[said], features.speech_mask[said]
+        gap.update(speech, mask, batch["text_ids"][said], batch["text_mask"][said])
+    return gap
 
 
 def _spaced(total: int, count: int) -> list[int]:
     """Up to count positions, evenly spaced from the first on."""
     count = min(total, count)
     return [index * total // count for index in range(count)]
-
-
-def _unit(x: torch.Tensor) -> torch.Tensor:
-    x = x.float()
-    return x / x.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-
-
-def _rounded(matrix: torch.Tensor) -> list[list[float]]:
-    return [[float(f"{value:.4g}") for value in row] for row in matrix.float().tolist()]
 
 
 def _check_names(

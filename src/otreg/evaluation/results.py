@@ -3,11 +3,15 @@
 The file is one JSON object (strict JSON: no NaN, no infinity). Lists of records, each known by its
 key; docs/evaluation.md describes every field:
 
-    rows         arm, seed, corpus, language -> error rates (this list must be there)
-    gap          arm, seed, corpus           -> gap measures, by the names in measures.MEASURES
-    transcripts  arm, seed, corpus, id       -> reference and hypothesis, as scored
-    alignments   arm, seed, corpus, id       -> transport plan and distances of one utterance
-    curves       arm, seed, stage, step      -> logged values of the training
+    rows          arm, seed, corpus, language     -> error rates (this list must be there)
+    gap           arm, seed, corpus               -> gap measures, by the names in measures.MEASURES
+    gap_by_layer  arm, seed, corpus, layer        -> the same at a layer of the language model
+    samples       arm, seed, corpus, measure, at  -> a measure utterance by utterance
+    transcripts   arm, seed, corpus, id           -> reference and hypothesis, as scored
+    alignments    arm, seed, corpus, id           -> transport plan and distances of one utterance
+    curves        arm, seed, stage, step          -> logged values of the training
+    gate_specs    name                            -> gates and controls, as the experiment asks them
+    gates         name                            -> the same, judged; made anew by `merge_results`
 
 and facts about the run: base_arm, arm_descriptions, normaliser, config, versions, machine, command,
 created, seconds.
@@ -17,22 +21,35 @@ import json
 import math
 import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from otreg.evaluation.gate_specs import KINDS, parse_specs
+from otreg.evaluation.gates import judge
+from otreg.evaluation.samples import check_sample
 from otreg.versions import versions
 
 LISTS: dict[str, tuple[str, ...]] = {
     "rows": ("arm", "seed", "corpus", "language"),
     "gap": ("arm", "seed", "corpus"),
+    "gap_by_layer": ("arm", "seed", "corpus", "layer"),
+    "samples": ("arm", "seed", "corpus", "measure", "at"),
     "transcripts": ("arm", "seed", "corpus", "id"),
     "alignments": ("arm", "seed", "corpus", "id"),
     "curves": ("arm", "seed", "stage", "step"),
+    "gate_specs": ("name",),
+    "gates": ("name",),
 }
 """Each list of records and the fields that make up a record's key."""
 
-_ROW_FIELDS = ("domain", "num_utterances", "num_words", "wer", "cer")
+_FIELDS = {
+    "rows": ("domain", "num_utterances", "num_words", "wer", "cer"),
+    "samples": ("ids_digest", "numerator", "denominator"),
+    "gates": ("kind", "comparison", "bound"),
+}
+_NUMBER_LIST = re.compile(r"\[\n[-+\s\d.,eE]*\]")  # JSON escapes line ends within strings
 RUN_FACTS = ("config", "versions", "machine", "command", "created", "seconds")
 """Facts that may differ from run to run."""
 
@@ -59,6 +76,7 @@ def write_results(results: Mapping[str, Any], path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     text = json.dumps(plain, ensure_ascii=False, allow_nan=False, indent=1)
+    text = _NUMBER_LIST.sub(lambda found: " ".join(found[0].split()), text)  # one line a list
     partial.write_text(text + "\n", encoding="utf-8")
     partial.replace(path)
     return path
@@ -88,7 +106,8 @@ def merge_results(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Lists are joined. Facts on which all parts agree stay; config, versions, machine, command,
     created and seconds are kept per run under "runs" when they differ. A part without rows tells
-    facts about all the others together, such as the command that made them.
+    facts about all the others together, such as the command that made them. Gates and controls are
+    judged anew by all that was merged, where any part has gate_specs.
 
     Raises:
         ValueError: no parts; parts scored with different normalisers, whose error rates cannot be
@@ -101,7 +120,7 @@ def merge_results(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for name in dict.fromkeys(key for part in parts for key in part):
         values = [part[name] for part in parts if name in part]
-        if name == "runs":
+        if name == "runs" or (name == "gates" and any("gate_specs" in part for part in parts)):
             continue
         if name in LISTS:
             merged[name] = _join(name, values)
@@ -123,6 +142,8 @@ def merge_results(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         merged["runs"] = distinct
     for facts in shared:
         merged |= facts
+    if merged.get("gate_specs"):
+        merged["gates"] = judge(merged, merged["gate_specs"])
     check_results(merged)
     return merged
 
@@ -134,7 +155,7 @@ def check_results(results: Mapping[str, Any]) -> None:
     if not results["rows"]:
         raise ValueError("expected at least one record in 'rows', received none")
     for name, key in LISTS.items():
-        needed = key + _ROW_FIELDS if name == "rows" else key
+        needed = key + _FIELDS.get(name, ())
         seen: set[tuple] = set()
         for index, record in enumerate(results.get(name) or []):
             place = f"{name}[{index}]"
@@ -143,11 +164,16 @@ def check_results(results: Mapping[str, Any]) -> None:
             missing = [field for field in needed if record.get(field) is None]
             if missing:
                 raise ValueError(f"{place}: expected the fields {', '.join(missing)}")
-            identity = tuple(record[field] for field in key)
+            if name == "samples":
+                check_sample(record, place)
+            if name == "gates":
+                _check_gate(record, place)
+            identity = _identity(name, record)
             if identity in seen:
                 shown = ", ".join(f"{k} {v}" for k, v in zip(key, identity, strict=True))
                 raise ValueError(f"{place}: expected one record for {shown}, received a second")
             seen.add(identity)
+    parse_specs(results.get("gate_specs") or [])
     domains: dict[str, str] = {}
     for index, row in enumerate(results["rows"]):
         place = f"rows[{index}]"
@@ -203,14 +229,33 @@ def _join(name: str, lists: Sequence[Sequence[Mapping[str, Any]]]) -> list[Mappi
     """All records once; a key that comes twice must come with the same record."""
     joined: dict[tuple, Mapping[str, Any]] = {}
     for record in (record for records in lists for record in records or []):
-        key = tuple(record[field] for field in LISTS[name])
+        key = _identity(name, record)
         if joined.setdefault(key, record) != record:
             shown = ", ".join(f"{k} {v}" for k, v in zip(LISTS[name], key, strict=True))
+            remedy = "give the runs different arm names or seeds"
+            if name.startswith("gate"):
+                remedy = "merge the runs of one experiment, as it now stands"
             raise ValueError(
-                f"expected one record of {name} for {shown}, received two that differ; give the "
-                "runs different arm names or seeds"
+                f"expected one record of {name} for {shown}, received two that differ; {remedy}"
             )
     return list(joined.values())
+
+
+def _identity(name: str, record: Mapping[str, Any]) -> tuple:
+    """The values of a record's key; a mapping as sorted pairs."""
+    values = (record[field] for field in LISTS[name])
+    return tuple(tuple(sorted(v.items())) if isinstance(v, Mapping) else v for v in values)
+
+
+def _check_gate(record: Mapping[str, Any], place: str) -> None:
+    """A judged gate: its kind, and a verdict that a figure stands behind."""
+    if record["kind"] not in KINDS:
+        raise ValueError(f"{place}: expected kind 'gate' or 'control', received {record['kind']!r}")
+    held, figure = record.get("held"), record.get("figure")
+    if held not in (True, False, None) or (
+        held is not None and not isinstance(figure, int | float)
+    ):
+        raise ValueError(f"{place}: expected held true or false with a figure, or null without one")
 
 
 def _plain(value: Any, place: str) -> Any:

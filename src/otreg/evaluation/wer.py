@@ -9,22 +9,21 @@ from __future__ import annotations
 import logging
 import math
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
+from otreg.evaluation.bootstrap import ratio_interval
+
 CHARACTER_LANGUAGES = frozenset({"zh", "cmn", "yue", "ja", "jpn", "th", "tha", "lo", "my", "mya"})
 RUNAWAY_MULTIPLE = 2.0
 RUNAWAY_MIN_WORDS = 5
-BOOTSTRAP_SAMPLES = 1000
-BOOTSTRAP_SEED = 0
 
 _APOSTROPHES = frozenset("'\u2019\u2018\u02bc\uff07`\u00b4")
 _ZERO_WIDTH_SPACE = "\u200b"
 _DOTLESS_LANGUAGES = frozenset({"tr", "az"})
-_BOOTSTRAP_BLOCK = 1 << 22
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +118,7 @@ class ErrorRates:
         wer_low, wer_high: 95 % interval of wer, by bootstrap over utterances.
         unit: "word" or "character", what num_words and wer count.
         normalizer: name and version of the normaliser.
+        utterance_errors, utterance_words: the terms of wer's two sums, utterance by utterance.
 
     """
 
@@ -136,10 +136,13 @@ class ErrorRates:
     wer_high: float
     unit: str
     normalizer: str
+    utterance_errors: tuple[int, ...] = field(repr=False)
+    utterance_words: tuple[int, ...] = field(repr=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields by name, for results.json."""
-        return asdict(self)
+        """Return the fields of the whole set by name, for the rows of results.json."""
+        fields = asdict(self)
+        return {name: fields[name] for name in fields if not name.startswith("utterance_")}
 
 
 def error_rates(
@@ -169,8 +172,7 @@ def error_rates(
 
     Source:
         The interval: Bisani and Ney, Bootstrap estimates for confidence intervals in ASR
-        performance evaluation, ICASSP 2004; percentiles of BOOTSTRAP_SAMPLES resamples drawn with a
-        fixed seed.
+        performance evaluation, ICASSP 2004; see `otreg.evaluation.bootstrap`.
 
     """
     import jiwer
@@ -208,7 +210,7 @@ def error_rates(
     num_decoded = np.array([len(row) for row in words.hypotheses])
     errors = np.array([_count_errors(alignment) for alignment in words.alignments])
     too_long = num_decoded > RUNAWAY_MULTIPLE * np.maximum(num_words, RUNAWAY_MIN_WORDS)
-    wer_low, wer_high = _bootstrap_interval(errors, num_words)
+    wer_low, wer_high = ratio_interval(errors, num_words)
     return ErrorRates(
         num_utterances=len(references),
         num_words=int(num_words.sum()),
@@ -224,6 +226,8 @@ def error_rates(
         wer_high=wer_high,
         unit="character" if by_character else "word",
         normalizer=str(normalizer),
+        utterance_errors=tuple(errors.tolist()),
+        utterance_words=tuple(num_words.tolist()),
     )
 
 
@@ -260,6 +264,23 @@ def error_rates_by_language(
     return rates
 
 
+def errors_in_order(
+    rates: Mapping[str, ErrorRates], languages: Sequence[str]
+) -> tuple[list[int], list[int]]:
+    """Errors and reference words of each utterance, from the rates of each language apart.
+
+    Args:
+        rates: what `error_rates_by_language` returned for these languages.
+        languages: language code of each utterance, in the corpus's order.
+    """
+    counts = {
+        language: iter(zip(rate.utterance_errors, rate.utterance_words, strict=True))
+        for language, rate in rates.items()
+    }
+    pairs = [next(counts[language]) for language in languages]
+    return [errors for errors, _ in pairs], [words for _, words in pairs]
+
+
 def macro_average(values: Iterable[float]) -> float:
     """Return the plain mean, such as of one wer per corpus: each corpus counts the same.
 
@@ -284,18 +305,3 @@ def _count_errors(alignment: Iterable[Any]) -> int:
         for chunk in alignment
         if chunk.type != "equal"
     )
-
-
-def _bootstrap_interval(errors: np.ndarray, num_words: np.ndarray) -> tuple[float, float]:
-    """Return the 2.5 and 97.5 % points of sum(errors) / sum(num_words) over resamples."""
-    rng = np.random.default_rng(BOOTSTRAP_SEED)
-    size = len(errors)
-    per_block = max(1, _BOOTSTRAP_BLOCK // size)
-    samples: list[np.ndarray] = []
-    for first in range(0, BOOTSTRAP_SAMPLES, per_block):
-        count = min(per_block, BOOTSTRAP_SAMPLES - first)
-        drawn = rng.integers(size, size=(count, size))
-        words = num_words[drawn].sum(axis=1)
-        samples.append(errors[drawn].sum(axis=1)[words > 0] / words[words > 0])
-    low, high = np.quantile(np.concatenate(samples), [0.025, 0.975])
-    return float(low), float(high)

@@ -9,12 +9,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from otreg.model import lora
+from otreg.model.card import write_model_card
 from otreg.model.compression import keep_log_weight, merge_pairs, snap_to_vocabulary
 from otreg.model.configuration import SpeechLMConfig
+from otreg.model.embeddings import embedding_row, embedding_rows, embedding_scale
 from otreg.model.encoders import run_encoder
 from otreg.model.frames import lengths_to_mask
 from otreg.model.outputs import EncoderStates, SpeechFeatures
-from otreg.model.towers import embedding_rows, is_frozen
+from otreg.model.towers import is_frozen
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -60,11 +62,14 @@ class SpeechLMPreTrainedModel(PreTrainedModel):
 
     def pad_embedding(self) -> Tensor:
         """Give the embedding of the pad token, (dim,): the anchor for "nothing said"."""
-        return self.embedding_table()[self.config.pad_token_id]
+        return embedding_row(self.get_input_embeddings(), self.config.pad_token_id)
 
     def embedding_table(self) -> Tensor:
-        """Give the token embeddings as the language model receives them, (vocab, dim)."""
-        return embedding_rows(self.language_model.get_input_embeddings())
+        """Give the token embeddings as the language model receives them, (vocab, dim).
+
+        Gemma scales its weight: this is then a copy, for measurements and not for every step.
+        """
+        return embedding_rows(self.get_input_embeddings())
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode, but leave frozen parts in evaluation mode (no dropout in them)."""
@@ -73,6 +78,20 @@ class SpeechLMPreTrainedModel(PreTrainedModel):
             if mode and is_frozen(part):
                 part.eval()
         return self
+
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: Any, is_main_process: bool = True, **kwargs: Any
+    ) -> None:
+        """Save as transformers does, with a model card that says how to load the model.
+
+        Args:
+            save_directory: the folder; a README.md in it stays as it is.
+            is_main_process: whether this process writes.
+            kwargs: as for transformers.
+        """
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if is_main_process:
+            write_model_card(save_directory, self.config)
 
     def encode(self, input_features: Tensor, input_features_mask: Tensor) -> EncoderStates:
         """Run the encoder alone, to cache what a frozen one gives.
@@ -148,8 +167,13 @@ class SpeechLMPreTrainedModel(PreTrainedModel):
                 speech, mask, self.pad_embedding(), config.drop_threshold, config.drop_temperature
             )
             features.drop_log_weight = log_weight[mask]
+        embedding: Any = self.get_input_embeddings()
         features.pooler_output = snap_to_vocabulary(
-            speech[mask], self.embedding_table(), config.snap, config.snap_temperature
+            speech[mask],
+            embedding.weight,
+            config.snap,
+            config.snap_temperature,
+            scale=embedding_scale(embedding),
         )
         return features
 

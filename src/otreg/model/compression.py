@@ -119,7 +119,12 @@ def soft_causal_mask(attention_mask: Tensor, log_weight: Tensor, dtype: torch.dt
 
 
 def snap_to_vocabulary(
-    speech: Tensor, embedding_table: Tensor, share: float, temperature: float
+    speech: Tensor,
+    weight: Tensor,
+    share: float,
+    temperature: float,
+    *,
+    scale: Tensor | float = 1.0,
 ) -> Tensor:
     """Pull frames towards the embeddings that the language model knows.
 
@@ -127,9 +132,10 @@ def snap_to_vocabulary(
 
     Args:
         speech: (…, dim) frames f; give real frames alone to save memory.
-        embedding_table: (vocab, dim) E.
+        weight: (vocab, dim) E, before its scale.
         share: s in [0, 1]; 0 returns ``speech`` itself.
         temperature: > 0.
+        scale: by which E is multiplied where it enters the language model (Gemma).
 
     Returns:
         (…, dim) in the dtype of ``speech``. Memory: one float32 row of vocab entries a frame.
@@ -137,8 +143,8 @@ def snap_to_vocabulary(
     if share == 0:
         return speech
     with torch.autocast(speech.device.type, enabled=False):
-        cosine = unit(speech) @ unit(embedding_table).T
-        expected = torch.softmax(cosine / temperature, dim=-1) @ embedding_table.float()
+        cosine = unit(speech) @ unit(weight).T
+        expected = scale * (torch.softmax(cosine / temperature, dim=-1) @ weight.float())
         return ((1 - share) * speech.float() + share * expected).to(speech.dtype)
 
 

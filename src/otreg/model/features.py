@@ -10,6 +10,56 @@ import numpy as np
 SAMPLE_RATE_HZ = 16_000
 
 
+LOUDEST = 128.0
+"""Samples beyond this are integers that were cast to float; speech itself stays within [-1, 1]."""
+
+
+def check_samples(samples: Any) -> np.ndarray:
+    """Return one utterance's samples as float32, or refuse what would give features silently wrong.
+
+    Whole numbers are refused, not scaled: their range does not follow from their type alone (24-bit
+    audio comes as int32).
+
+    Args:
+        samples: (samples,) of any floating type, mono, in [-1, 1] (somewhat louder is taken as it
+            is).
+
+    Returns:
+        (samples,) float32.
+
+    Raises:
+        ValueError: not one-dimensional, empty, not of a floating type, not finite, or in the range
+            of whole numbers.
+    """
+    samples = np.asarray(samples)
+    if samples.ndim != 1 or samples.size == 0:
+        hint = ""
+        if samples.ndim == 2 and samples.size:
+            channels = int(np.argmin(samples.shape))
+            hint = (
+                f". Pass each utterance as an array of its own; where axis {channels} holds "
+                f"channels, average them: samples.mean(axis={channels})"
+            )
+        raise ValueError(
+            f"expected mono audio of shape (samples,), not empty; got shape {samples.shape}{hint}"
+        )
+    if not np.issubdtype(samples.dtype, np.floating):
+        raise ValueError(
+            f"expected floating-point samples in [-1, 1], got {samples.dtype}; divide by full "
+            "scale (32768 for 16 bit), or load the file with otreg.data.load_audio"
+        )
+    with np.errstate(over="ignore"):
+        samples = samples.astype(np.float32, copy=False)
+    if not np.isfinite(samples).all():
+        raise ValueError("the audio holds NaN or infinite samples; repair it or leave it out")
+    loudest = float(np.abs(samples).max())
+    if loudest > LOUDEST:
+        raise ValueError(
+            f"expected samples in [-1, 1], got {loudest:g}; divide by full scale (32768 for 16 bit)"
+        )
+    return samples
+
+
 def extract_features(feature_extractor: Any, samples: np.ndarray) -> np.ndarray:
     """Compute the features of one utterance at its true length.
 
@@ -19,21 +69,15 @@ def extract_features(feature_extractor: Any, samples: np.ndarray) -> np.ndarray:
 
     Args:
         feature_extractor: of Whisper, the wav2vec 2.0 family, SeamlessM4T (Wav2Vec2-BERT), ….
-        samples: (samples,) float32, mono, 16 kHz, in [-1, 1].
+        samples: (samples,) of any floating type, mono, 16 kHz, in [-1, 1].
 
     Returns:
         (frames, mels) or (samples,) float32.
 
     Raises:
-        ValueError: not one-dimensional, empty, not finite, or longer than the encoder can take.
+        ValueError: as `check_samples`, or longer than the encoder can take.
     """
-    samples = np.asarray(samples, dtype=np.float32)
-    if samples.ndim != 1 or samples.size == 0:
-        raise ValueError(
-            f"expected mono audio of shape (samples,), not empty; got shape {samples.shape}"
-        )
-    if not np.isfinite(samples).all():
-        raise ValueError("the audio holds NaN or infinite samples; repair it or leave it out")
+    samples = check_samples(samples)
     if is_whisper(feature_extractor):
         return _whisper_features(feature_extractor, samples)
     extracted = feature_extractor(samples, sampling_rate=SAMPLE_RATE_HZ, return_tensors="np")

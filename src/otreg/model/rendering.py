@@ -79,7 +79,8 @@ def closing_ids(tokenizer: Any, text: str, eos_token_id: int) -> tuple[list[int]
     if eos_token_id in ids:
         end = ids.index(eos_token_id) + 1
         return ids[:end], ids[end:]
-    special = [i for i, token in enumerate(ids) if token in tokenizer.all_special_ids]
+    known = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special = [i for i, token in enumerate(ids) if token in known]
     end = special[0] + 1 if special else 0
     return [*ids[:end], eos_token_id], ids[end:]
 

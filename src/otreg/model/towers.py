@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -22,6 +21,7 @@ from transformers import (
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from otreg.model.configuration import SpeechLMConfig, first_id
+from otreg.model.embeddings import embedding_rows, median_norm
 from otreg.model.lora import lora_parameters
 
 if TYPE_CHECKING:
@@ -155,30 +155,6 @@ def _special_ids(
             "of a token in the vocabulary as pad_token_id="
         )
     return found
-
-
-def embedding_rows(embedding: Any) -> torch.Tensor:
-    """Give the rows of an embedding module as it hands them out; Gemma's scales its weight.
-
-    Args:
-        embedding: a language model's input embedding.
-
-    Returns:
-        (vocab, dim), the weight itself where the module does not scale it.
-    """
-    scale = getattr(embedding, "embed_scale", None)
-    return embedding.weight if scale is None else embedding.weight * scale
-
-
-def median_norm(table: torch.Tensor) -> float:
-    """Measure the median Euclidean norm of the rows of (vocab, dim) that are not zero."""
-    norms = table.detach().float().norm(dim=1)
-    norms = norms[norms > 0]
-    if len(norms) == 0:
-        raise ValueError(
-            "every row of the language model's embedding table is zero: is it trained?"
-        )
-    return float(norms.median())
 
 
 def is_frozen(module: nn.Module) -> bool:

@@ -1,6 +1,6 @@
 """Fill an encoder cache: run the frozen encoder over a data set once, for stages, arms and seeds.
 
-Entries of the same encoder and the same audio are kept, all others are made anew.
+What the cache holds of the same encoder and the same audio is kept; the rest is encoded and added.
 """
 
 from __future__ import annotations
@@ -8,25 +8,26 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock
-from safetensors.torch import save_file
 
+from otreg.data.audio import AudioError
 from otreg.data.dataset import SpeechTextDataset
 from otreg.data.encoder_cache import (
-    FORMAT,
-    INDEX,
+    FILES,
     EncoderCache,
-    identify_audio,
-    read_index,
-    same_audio,
-    tensor_name,
+    encoder_folder,
+    read_entries,
+    span_key,
+    write_shard,
 )
+from otreg.data.file_digests import FileDigests
 from otreg.data.padding import pad_stack
 from otreg.data.segments import Clip
 from otreg.model.evaluation_mode import evaluating
@@ -49,26 +50,34 @@ logger = logging.getLogger(__name__)
 
 
 def build_encoder_cache(
-    model: Any, dataset: SpeechTextDataset, path: str | Path, *, batch_size: int = 16
+    model: Any,
+    dataset: SpeechTextDataset,
+    path: str | Path,
+    *,
+    batch_size: int = 16,
+    progress: bool = False,
 ) -> EncoderCache:
     """Encode what a cache does not hold yet, and return the cache.
 
-    Entries of the same encoder and the same audio are kept, all others are made anew; a build that
-    was cut short goes on from its last complete file. A second process that builds in the same
-    folder waits for the first.
+    A cache takes any number of data sets and encoders, one after the other, and deletes nothing. A
+    build that was cut short goes on where it stopped; one that was killed, from its last complete
+    file. A second process that encodes with the same encoder into the same folder waits for the
+    first.
 
     Args:
         model: a `SpeechLMForConditionalGeneration`; its `encode` is run in evaluation mode, on the
             device where its audio_tower is.
-        dataset: the utterances and the processor; must not itself read from a cache.
+        dataset: the rows and the processor; must not itself read from a cache.
         path: the cache's folder, made where it is missing.
-        batch_size: utterances that are encoded together.
+        batch_size: clips that are encoded together.
+        progress: whether to show a progress bar.
 
     Returns:
-        A cache that holds every utterance of the dataset.
+        A cache that holds every clip of the dataset.
 
     Raises:
         AudioError: for audio that cannot be used.
+        StaleCacheError: for a cache that cannot be read.
         ValueError: for a dataset that reads from a cache.
 
     """
@@ -77,14 +86,26 @@ def build_encoder_cache(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, received {batch_size}")
     path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
     fingerprint = encoder_fingerprint(model, dataset.processor)
-    with FileLock(path / "lock"):
-        index = read_index(path)
-        if index is None or index["fingerprint"] != fingerprint:
-            index = {"format": FORMAT, "fingerprint": fingerprint, "entries": {}}
-        _fill(index, model, dataset, path, batch_size)
-        _remove_unused_shards(path, index["entries"])
+    folder = encoder_folder(path, fingerprint)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):
+        for left in folder.glob("*.tmp"):  # by a build that was killed
+            left.unlink()
+        held = read_entries(folder, fingerprint)
+        digests = FileDigests(folder / FILES)
+        missing: dict[str, Clip] = {}
+        for clip in dataset.clips():
+            key = span_key(clip, digests)
+            if key not in held:
+                missing.setdefault(key, clip)
+        digests.save()
+        if missing:
+            logger.info("encoding %d of %d clips into %s", len(missing), len(dataset.clips()), path)
+            with closing(
+                _encode(model, dataset, missing, digests, batch_size, progress)
+            ) as encoded:
+                _write(encoded, folder, fingerprint)
     return EncoderCache(path, fingerprint=fingerprint)
 
 
@@ -113,78 +134,58 @@ def encoder_fingerprint(model: Any, processor: Any) -> str:
     return digest.hexdigest()
 
 
-def _fill(
-    index: dict[str, Any], model: Any, dataset: SpeechTextDataset, path: Path, batch_size: int
-) -> None:
-    """Encode and write what the index lacks."""
-    entries = index["entries"]
-    missing = [
-        position
-        for position, utterance in enumerate(dataset.clips())
-        if utterance.id not in entries or not same_audio(entries[utterance.id], utterance)
-    ]
-    if missing:
-        logger.info(
-            "encoding %d of %d utterances into %s", len(missing), len(dataset.clips()), path
-        )
-    shard: dict[str, torch.Tensor] = {}
-    shard_entries: dict[str, dict[str, Any]] = {}
-    shard_bytes = 0
-    for utterance, states, duration_s in _encode(model, dataset, missing, batch_size):
-        shard[tensor_name(utterance)] = states
-        shard_entries[utterance.id] = {
-            **identify_audio(utterance),
-            "num_frames": len(states),
-            "duration_s": duration_s,
-        }
-        shard_bytes += states.nbytes
-        if shard_bytes >= _SHARD_BYTES:
-            _write_shard(path, index, shard, shard_entries)
-            shard, shard_entries, shard_bytes = {}, {}, 0
-    if shard:
-        _write_shard(path, index, shard, shard_entries)
-
-
 def _encode(
-    model: Any, dataset: SpeechTextDataset, positions: Sequence[int], batch_size: int
-) -> Iterator[tuple[Clip, torch.Tensor, float]]:
-    """Yield (utterance, states on the CPU, duration) for the given positions."""
+    model: Any,
+    dataset: SpeechTextDataset,
+    missing: Mapping[str, Clip],
+    digests: FileDigests,
+    batch_size: int,
+    progress: bool,
+) -> Generator[tuple[str, torch.Tensor, float], None, None]:
+    """Yield (key, states on the CPU, duration) for the clips, batch by batch."""
+    from tqdm.auto import tqdm
+
     device = next(model.audio_tower.parameters()).device
-    clips = dataset.clips()
-    with evaluating(model):
-        for first in range(0, len(positions), batch_size):
-            chosen = positions[first : first + batch_size]
-            loaded = [dataset.load_clip(clips[position]) for position in chosen]
-            features, mask = pad_stack([clip_features for clip_features, _ in loaded])
-            with torch.no_grad():
-                output = model.encode(features.to(device), mask.to(device))
-            states, states_mask = output.encoder_hidden_states.cpu(), output.encoder_mask.cpu()
-            for position, (_, duration_s), row, row_mask in zip(
-                chosen, loaded, states, states_mask, strict=True
-            ):
-                yield clips[position], row[row_mask].clone(), duration_s
+    waiting = iter(missing.items())
+    with evaluating(model), tqdm(total=len(missing), desc="encoding", disable=not progress) as bar:
+        while chosen := list(islice(waiting, batch_size)):
+            loaded = [dataset.load_clip(clip) for _, clip in chosen]
+            for key, clip in chosen:
+                if span_key(clip, digests) != key:
+                    raise AudioError(
+                        f"{clip.name}: audio file {clip.audio} changed while it was being encoded; "
+                        "start again when it is complete"
+                    )
+            states = _encode_batch(model, [features for features, _ in loaded], device)
+            for (key, _), (_, duration_s), rows in zip(chosen, loaded, states, strict=True):
+                yield key, rows, duration_s
+            bar.update(len(chosen))
 
 
-def _write_shard(
-    path: Path,
-    index: dict[str, Any],
-    shard: dict[str, torch.Tensor],
-    shard_entries: dict[str, dict[str, Any]],
+@torch.no_grad()
+def _encode_batch(model: Any, features: Sequence[Any], device: torch.device) -> list[torch.Tensor]:
+    """The states (encoder frames, dim) of each of some clips, on the CPU."""
+    padded, mask = pad_stack(features)
+    output = model.encode(padded.to(device), mask.to(device))
+    states, states_mask = output.encoder_hidden_states.cpu(), output.encoder_mask.cpu()
+    return [row[row_mask].clone() for row, row_mask in zip(states, states_mask, strict=True)]
+
+
+def _write(
+    encoded: Iterable[tuple[str, torch.Tensor, float]], folder: Path, fingerprint: str
 ) -> None:
-    """Write one safetensors file, then the index that knows of it, each in one step."""
-    names = hashlib.sha256("\n".join(shard).encode() + os.urandom(8)).hexdigest()[:16]
-    name = f"states-{names}.safetensors"
-    save_file(shard, path / (name + ".tmp"))
-    os.replace(path / (name + ".tmp"), path / name)
-    for identity, entry in shard_entries.items():
-        index["entries"][identity] = {**entry, "shard": name}
-    staged = path / (INDEX + ".tmp")
-    staged.write_text(json.dumps(index), encoding="utf-8")
-    os.replace(staged, path / INDEX)
-
-
-def _remove_unused_shards(path: Path, entries: dict[str, dict[str, Any]]) -> None:
-    used = {entry["shard"] for entry in entries.values()}
-    for file in path.glob("states-*.safetensors*"):
-        if file.name not in used:
-            file.unlink()
+    """Write states into files of some size; also those before an error or an interrupt."""
+    states: dict[str, torch.Tensor] = {}
+    durations_s: dict[str, float] = {}
+    num_bytes = 0
+    try:
+        for key, rows, duration_s in encoded:
+            states[key], durations_s[key] = rows, duration_s
+            num_bytes += rows.nbytes
+            if num_bytes >= _SHARD_BYTES:
+                full, states, num_bytes = states, {}, 0
+                write_shard(folder, fingerprint, full, durations_s)
+                durations_s = {}
+    finally:
+        if states:
+            write_shard(folder, fingerprint, states, durations_s)

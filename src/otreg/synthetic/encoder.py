@@ -17,7 +17,7 @@ from otreg.data.audio import SAMPLE_RATE_HZ, audio_info, load_audio
 from otreg.data.manifest import Utterance
 from otreg.model.encoders import run_encoder
 from otreg.model.frames import FramePlan, apply_frame_plan, encoder_frame_plan
-from otreg.synthetic.fit import MiniatureSettings, MuonAndAdamW, fit
+from otreg.synthetic.fit import MiniatureSettings, MuonAndAdamW, Report, fit, say_nothing
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +47,15 @@ class _EncoderWithCTC(nn.Module):
 
 
 def train_encoder(
-    utterances: Sequence[Utterance], out: Path, settings: MiniatureSettings, seed: int
+    utterances: Sequence[Utterance],
+    out: Path,
+    settings: MiniatureSettings,
+    seed: int,
+    report: Report = say_nothing,
 ) -> None:
     """Train the encoder by CTC on characters or phonemes; save it with its feature extractor to `out`.
+
+    `report` is told of each step.
 
     Raises:
         ValueError: no utterance is long enough for its transcript.
@@ -112,7 +118,7 @@ def train_encoder(
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
     rate = settings.encoder_learning_rate
     optimizer = MuonAndAdamW(matrices, others, rate, settings.encoder_muon_learning_rate)
-    loss = fit(model, batches, collate, rate, seed, optimizer)
+    loss = fit(model, batches, collate, rate, seed, optimizer, report)
     logger.info("encoder: mean training loss %.3f over %d steps", loss, len(batches))
     model.tower.save_pretrained(out)
     extractor.save_pretrained(out)
@@ -123,7 +129,7 @@ def _spell(utterances: Sequence[Utterance], units: str) -> list[list[str]]:
         return [list(utterance.text) for utterance in utterances]
     if units != "phonemes":
         raise ValueError(f"units must be characters or phonemes, got {units!r}")
-    from otreg.synthetic.synthesize import phonemes
+    from otreg.synthetic.espeak import phonemes
 
     return phonemes([u.text for u in utterances], [u.language for u in utterances])
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.utils.data import SequentialSampler
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,12 @@ class MiniatureSettings:
         deletion: share of tokens that the noisy copy X~ lacks.
         substitution: share of tokens that X~ has replaced by random ones.
         repetition: chance that a token of X~ stands twice, as sounds stand over several frames.
+        mixture: shares of the kinds of examples that the language model learns from; see
+            `otreg.synthetic.examples`.
+        random_tokens: share of examples that copy random tokens, at the first step; none from the
+            middle on.
+        random_words: share of sentences that are the text's words in random order.
+        learn_transcripts: the language model learns the manifests' transcripts beside the text.
     """
 
     hidden_size: int = 128
@@ -55,6 +62,25 @@ class MiniatureSettings:
     deletion: float = 0.06
     substitution: float = 0.12
     repetition: float = 0.15
+    mixture: Mapping[str, float] = field(default_factory=lambda: {"text": 0.2, "copy": 0.8})
+    random_tokens: float = 0.5
+    random_words: float = 0.5
+    learn_transcripts: bool = True
+
+
+Report = Callable[[int, int], None]  # told how many steps are done, and of how many
+
+
+def say_nothing(done: int, total: int) -> None:
+    """Take a report and drop it."""
+
+
+class _Reporter(TrainerCallback):
+    def __init__(self, report: Report) -> None:
+        self.report = report
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.report(state.global_step, state.max_steps)
 
 
 class _Batches(torch.utils.data.Dataset):
@@ -108,8 +134,12 @@ def fit(
     learning_rate: float,
     seed: int,
     optimizer: torch.optim.Optimizer | None = None,
+    report: Report = say_nothing,
 ) -> float:
-    """Train once over the batches with Hugging Face's Trainer; return the mean training loss."""
+    """Train once over the batches with Hugging Face's Trainer; return the mean training loss.
+
+    `report` is told of each step.
+    """
     with tempfile.TemporaryDirectory() as unused:
         arguments = TrainingArguments(
             output_dir=unused,
@@ -136,6 +166,7 @@ def fit(
             train_dataset=_Batches(batches),
             data_collator=lambda items: collate(items[0]),
             optimizers=(optimizer, None),
+            callbacks=[_Reporter(report)],
         )
         trainer.remove_callback(PrinterCallback)
         return float(trainer.train().training_loss)

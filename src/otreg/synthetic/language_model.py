@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,18 +10,47 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from otreg.synthetic.fit import MiniatureSettings, fit
+from otreg.synthetic.examples import (
+    ASR,
+    BOS,
+    EOS,
+    PAD,
+    SPECIAL_TOKENS,
+    UNK,
+    Example,
+    Exchange,
+    check_mixture,
+    draw_batches,
+)
+from otreg.synthetic.fit import MiniatureSettings, Report, fit, say_nothing
 
 logger = logging.getLogger(__name__)
 
-PAD, UNK, BOS, EOS, ASR = SPECIAL_TOKENS = ("<pad>", "<unk>", "<bos>", "<eos>", "<asr>")
-
 
 def train_language_model(
-    sentences: Sequence[str], out: Path, settings: MiniatureSettings, seed: int
+    sentences: Sequence[str],
+    out: Path,
+    settings: MiniatureSettings,
+    seed: int,
+    exchanges: Sequence[Exchange] = (),
+    report: Report = say_nothing,
 ) -> None:
-    """Train the tokenizer and the language model on sentences; save both to `out`."""
-    tokenizer = train_tokenizer(sentences, settings.vocab_size)
+    """Train the tokenizer and the language model; save both to `out`.
+
+    Args:
+        sentences: for text and copies; see `otreg.synthetic.examples`.
+        out: folder to write.
+        settings: sizes, budgets and the mixture.
+        seed: of weights and draws.
+        exchanges: for answers.
+        report: told of each step.
+
+    Raises:
+        ValueError: a mixture that does not go with the exchanges.
+    """
+    check_mixture(settings.mixture, exchanges)
+    spoken = [part for e in exchanges for part in (e.text, e.instruction, e.answer)]
+    tokenizer = train_tokenizer([*sentences, *spoken], settings.vocab_size)
     torch.manual_seed(seed)
     ids = tokenizer.get_vocab()
     config = LlamaConfig(
@@ -39,13 +67,14 @@ def train_language_model(
         eos_token_id=ids[EOS],
     )
     model = LlamaForCausalLM(config)
-    batches = _language_model_batches(sentences, tokenizer, settings, seed)
+    batches = draw_batches(sentences, tokenizer, settings, seed, exchanges)
     loss = fit(
         model,
         batches,
         lambda batch: _collate_language_model(batch, ids[PAD]),
         settings.language_model_learning_rate,
         seed,
+        report=report,
     )
     logger.info("language model: mean training loss %.3f over %d steps", loss, len(batches))
     give_pad_a_vector(model, ids[PAD])
@@ -81,63 +110,7 @@ def train_tokenizer(sentences: Sequence[str], vocab_size: int) -> PreTrainedToke
     )
 
 
-def _language_model_batches(
-    sentences: Sequence[str],
-    tokenizer: PreTrainedTokenizerFast,
-    settings: MiniatureSettings,
-    seed: int,
-) -> list[list[tuple[list[int], int]]]:
-    """Draw every training batch: examples of (token ids, length of the unsupervised prompt).
-
-    Early batches copy random tokens, which teaches to copy much sooner than sentences do (half of
-    the examples at the start, none from the middle on). One sentence in two is a random draw of the
-    text's words, so that copying does not lean on what words tend to follow each other.
-    """
-    rng = random.Random(seed)
-    vocabulary = tokenizer.get_vocab()
-    bos, eos, asr = vocabulary[BOS], vocabulary[EOS], vocabulary[ASR]
-    first = len(SPECIAL_TOKENS)
-    encoded: list[list[int]] = tokenizer(list(sentences), add_special_tokens=False)["input_ids"]
-    words = sorted({word for text in sentences for word in text.split()})
-    word_ids = tokenizer(words, add_special_tokens=False)["input_ids"]
-    word_counts = [len(text.split()) for text in sentences]
-
-    def draw(progress: float) -> tuple[list[int], int]:
-        if rng.random() < 0.5 - progress:
-            tokens = [rng.randrange(first, len(tokenizer)) for _ in range(rng.randint(5, 25))]
-            return [bos, *tokens, asr, *tokens, eos], len(tokens) + 2
-        if rng.random() < 0.5:
-            tokens = [
-                token for _ in range(rng.choice(word_counts)) for token in rng.choice(word_ids)
-            ]
-        else:
-            tokens = rng.choice(encoded)
-        if rng.random() < 0.2:
-            return [bos, *tokens, eos], 1
-        noisy = []
-        for token in tokens:
-            event = rng.random()
-            if event >= settings.deletion:
-                replaced = event < settings.deletion + settings.substitution
-                heard = rng.randrange(first, len(tokenizer)) if replaced else token
-                noisy += [heard] * (1 + (rng.random() < settings.repetition))
-        return [bos, *noisy, asr, *tokens, eos], len(noisy) + 2
-
-    # Four batches are drawn at a time and cut from their examples sorted by length: less padding.
-    batches: list[list[tuple[list[int], int]]] = []
-    size = settings.language_model_batch_size
-    while len(batches) < settings.language_model_steps:
-        progress = len(batches) / settings.language_model_steps
-        pool = sorted(
-            (draw(progress) for _ in range(4 * size)), key=lambda example: len(example[0])
-        )
-        group = [pool[start : start + size] for start in range(0, len(pool), size)]
-        rng.shuffle(group)
-        batches += group
-    return batches[: settings.language_model_steps]
-
-
-def _collate_language_model(batch: list[tuple[list[int], int]], pad: int) -> dict[str, Tensor]:
+def _collate_language_model(batch: Sequence[Example], pad: int) -> dict[str, Tensor]:
     longest = max(len(tokens) for tokens, _ in batch)
     input_ids = torch.full((len(batch), longest), pad)
     labels = torch.full((len(batch), longest), -100)

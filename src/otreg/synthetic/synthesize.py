@@ -1,15 +1,8 @@
-"""Speech for the miniature: espeak-ng through ctypes, then room and noise.
-
-espeak-ng is GPL-3 and comes in the extra `demo` (package espeakng-loader, which carries the library
-and its voices). Its state is global to a process, and a process that was forked after it was
-initialised hangs; so `synthesize_corpus` starts its workers with spawn.
-"""
+"""Speech for the miniature: espeak-ng's voices, then room and noise, and when each word is said."""
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from otreg.data.audio import SAMPLE_RATE_HZ
-
-_SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: the call returns once every sample was handed over
-_UTF8, _SSML = 1, 0x10
-_IPA_SEPARATED = 0x02 | ord("_") << 8  # phoneme mode: IPA, phonemes separated by underscores
-_RATE, _PITCH, _RANGE = 1, 3, 4  # espeak_PARAMETER
-_CALLBACK = ctypes.CFUNCTYPE(
-    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
-)
+from otreg.data.manifest import Word
+from otreg.synthetic.espeak import Espeak
+from otreg.synthetic.word_times import word_samples
 
 
 @dataclass(frozen=True)
@@ -66,53 +54,8 @@ class Request:
     seed: int
 
 
-def _start_espeak() -> tuple[ctypes.CDLL, int]:
-    """Start espeak-ng in this process; return its library and sampling rate in Hz."""
-    try:
-        import espeakng_loader
-    except ImportError as error:
-        raise ImportError("this needs espeak-ng: pip install 'otreg[demo]'") from error
-    library = ctypes.CDLL(espeakng_loader.get_library_path())
-    rate_hz = library.espeak_Initialize(
-        _SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0
-    )
-    if rate_hz <= 0:
-        raise RuntimeError(f"espeak-ng did not start (code {rate_hz})")
-    return library, rate_hz
-
-
-def phonemes(texts: Sequence[str], languages: Sequence[str]) -> list[list[str]]:
-    """Spell texts in espeak-ng's IPA phonemes, without stress marks and word boundaries.
-
-    Args:
-        texts: what is said.
-        languages: of each, as espeak-ng names them ("en", "es", "pt-br").
-
-    Returns:
-        For each text its phonemes in order; those of several letters stay whole.
-
-    Raises:
-        ImportError: when the extra `demo` is not installed.
-        ValueError: for a language that espeak-ng does not speak.
-    """
-    library, _ = _start_espeak()
-    library.espeak_TextToPhonemes.restype = ctypes.c_char_p
-    spelled = []
-    for text, language in zip(texts, languages, strict=True):
-        if library.espeak_SetVoiceByName(language.encode()) != 0:
-            raise ValueError(f"espeak-ng does not speak the language {language!r}")
-        rest = ctypes.c_char_p(text.encode())
-        symbols: list[str] = []
-        while rest.value:  # one clause a call
-            clause = library.espeak_TextToPhonemes(ctypes.byref(rest), _UTF8, _IPA_SEPARATED)
-            symbols += (clause or b"").decode().replace(" ", "_").split("_")
-        symbols = [re.sub(r"[ˈˌ]|\([a-z-]+\)", "", symbol) for symbol in symbols]
-        spelled.append([symbol for symbol in symbols if symbol])
-    return spelled
-
-
 class Synthesizer:
-    """espeak-ng in this process; call it with a request to get float32 samples at 16 kHz.
+    """espeak-ng in this process; call it with a request to get samples and word times.
 
     Raises:
         ImportError: when the extra `demo` is not installed.
@@ -120,61 +63,81 @@ class Synthesizer:
     """
 
     def __init__(self) -> None:
-        self._chunks: list[np.ndarray] = []
-        self._library, self._rate_hz = _start_espeak()
-        self._callback = _CALLBACK(self._receive)  # kept: ctypes does not hold a reference
-        self._library.espeak_SetSynthCallback(self._callback)
+        self._espeak = Espeak()
 
-    def _receive(self, samples: object, count: int, _events: object) -> int:
-        if samples and count > 0:
-            self._chunks.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())  # type: ignore[call-overload]
-        return 0
+    def __call__(self, request: Request) -> tuple[np.ndarray, tuple[Word, ...]]:
+        """Synthesise.
 
-    def __call__(self, request: Request) -> np.ndarray:
-        """Synthesise; returns (samples,) float32 at 16 kHz with a peak of 0.5."""
+        Returns:
+            (samples,) float32 at 16 kHz with a peak of 0.5, and when each word of the text is said.
+
+        Raises:
+            ValueError: for an unknown voice.
+            RuntimeError: where what is said is not the words of the text one to one.
+        """
         import soxr
 
         rng = np.random.default_rng(request.seed)
-        name = request.voice.name.encode()
-        if self._library.espeak_SetVoiceByName(name) != 0:
-            raise ValueError(f"espeak-ng has no voice {request.voice.name!r}")
-        for parameter, value in (
-            (_RATE, request.condition.rate_wpm),
-            (_PITCH, request.voice.pitch),
-            (_RANGE, request.voice.pitch_range),
-        ):
-            self._library.espeak_SetParameter(parameter, value, 0)
-        # Breathy voices draw their noise from espeak-ng's own generator, which the clock seeds.
-        self._library.espeak_ng_SetRandSeed(ctypes.c_long(request.seed))
-        data = _with_pauses(request.text, request.condition.pause_probability, rng).encode()
-        self._chunks = []
-        code = self._library.espeak_Synth(data, len(data) + 1, 0, 1, 0, _UTF8 | _SSML, None, None)
-        if code != 0 or not self._chunks:
-            raise RuntimeError(f"espeak-ng could not speak {request.text!r} (code {code})")
-        samples = np.concatenate(self._chunks).astype(np.float32) / 32768.0
-        samples = soxr.resample(samples, self._rate_hz, SAMPLE_RATE_HZ, quality="MQ")
-        samples = degrade(_trim(samples, rng), request.condition, rng)
-        return (0.5 * samples / max(float(np.abs(samples).max()), 1e-6)).astype(np.float32)
+        ssml, positions = _with_pauses(request.text, request.condition.pause_probability, rng)
+        speech = self._espeak.speak(
+            ssml,
+            request.voice.name,
+            rate_wpm=request.condition.rate_wpm,
+            pitch=request.voice.pitch,
+            pitch_range=request.voice.pitch_range,
+            seed=request.seed,
+        )
+        spans = word_samples(
+            speech, request.text, positions, lambda word: len(self._espeak.phonemes(word))
+        )
+        samples = soxr.resample(speech.samples, speech.rate_hz, SAMPLE_RATE_HZ, quality="MQ")
+        samples, cut, (before, after) = _trim(samples, rng)
+        first, last = before / SAMPLE_RATE_HZ, (len(samples) - after) / SAMPLE_RATE_HZ
+
+        def moment_s(sample: int) -> float:
+            return min(max(sample / speech.rate_hz - cut / SAMPLE_RATE_HZ + first, first), last)
+
+        words = tuple(
+            Word(word, round(moment_s(begin), 4), round(moment_s(end), 4))
+            for word, (begin, end) in zip(request.text.split(), spans, strict=True)
+        )
+        if any(word.end_s <= word.start_s for word in words):
+            raise RuntimeError(f"a word of {request.text!r} was not heard: {words}")
+        samples = degrade(samples, request.condition, rng)
+        peak = max(float(np.abs(samples).max()), 1e-6)
+        return (0.5 * samples / peak).astype(np.float32), words
 
 
-def _with_pauses(text: str, probability: float, rng: np.random.Generator) -> str:
-    """Return SSML in which some words are followed by 150 to 450 ms of silence."""
+def _with_pauses(
+    text: str, probability: float, rng: np.random.Generator
+) -> tuple[str, tuple[int, ...]]:
+    """Return SSML in which some words are followed by 150 to 450 ms of silence, and where words start."""
     words = text.split()
-    parts = []
+    ssml = "<speak>"
+    positions = []
     for position, word in enumerate(words):
-        parts.append(word)
-        if position + 1 < len(words) and rng.random() < probability:
-            parts.append(f'<break time="{int(rng.integers(150, 450))}ms"/>')
-    return "<speak>" + " ".join(parts) + "</speak>"
+        positions.append(len(ssml))
+        ssml += word
+        if position + 1 < len(words):
+            if rng.random() < probability:
+                ssml += f' <break time="{int(rng.integers(150, 450))}ms"/>'
+            ssml += " "
+    return ssml + "</speak>", tuple(positions)
 
 
-def _trim(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Cut the silence espeak-ng leaves at both ends, then put back 20 to 150 ms of it."""
+def _trim(samples: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, int, tuple[int, int]]:
+    """Cut the silence espeak-ng leaves at both ends, then put back 20 to 150 ms of it.
+
+    Returns:
+        The samples, how many were cut from the start, and how many were put at each end.
+    """
+    cut = 0
     loud = np.flatnonzero(np.abs(samples) > 0.01)
     if loud.size:
-        samples = samples[loud[0] : loud[-1] + 1]
+        cut = int(loud[0])
+        samples = samples[cut : loud[-1] + 1]
     before, after = rng.integers(SAMPLE_RATE_HZ // 50, SAMPLE_RATE_HZ * 3 // 20, size=2)
-    return np.pad(samples, (int(before), int(after)))
+    return np.pad(samples, (int(before), int(after))), cut, (int(before), int(after))
 
 
 def degrade(samples: np.ndarray, condition: Condition, rng: np.random.Generator) -> np.ndarray:
@@ -209,24 +172,36 @@ def degrade(samples: np.ndarray, condition: Condition, rng: np.random.Generator)
     return samples.astype(np.float32)
 
 
-def _synthesize_all(requests: Sequence[Request]) -> None:
+def _synthesize_all(requests: Sequence[Request]) -> list[tuple[Word, ...]]:
     import soundfile
 
     synthesizer = Synthesizer()
+    times = []
     for request in requests:
-        soundfile.write(request.path, synthesizer(request), SAMPLE_RATE_HZ, subtype="PCM_16")
+        samples, words = synthesizer(request)
+        soundfile.write(request.path, samples, SAMPLE_RATE_HZ, subtype="PCM_16")
+        times.append(words)
+    return times
 
 
-def synthesize_corpus(requests: Sequence[Request], *, num_processes: int = 2) -> None:
+def synthesize_corpus(
+    requests: Sequence[Request], *, num_processes: int = 2
+) -> list[tuple[Word, ...]]:
     """Write a 16 kHz file for each request (format by the path's extension), in parallel.
 
     The same requests in the same order give the same samples (espeak-ng carries the phase of its
     voice from one utterance to the next). A worker's error is raised here; files already written
     stay.
+
+    Returns:
+        For each request, when each word of its text is said.
     """
     for folder in {request.path.parent for request in requests}:
         folder.mkdir(parents=True, exist_ok=True)
     shares = [list(requests[start::num_processes]) for start in range(num_processes)]
     context = multiprocessing.get_context("spawn")
+    times: list[tuple[Word, ...]] = [()] * len(requests)
     with context.Pool(num_processes) as pool:
-        pool.map(_synthesize_all, [share for share in shares if share], chunksize=1)
+        for start, done in enumerate(pool.map(_synthesize_all, shares, chunksize=1)):
+            times[start::num_processes] = done
+    return times

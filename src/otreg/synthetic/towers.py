@@ -11,18 +11,30 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from otreg.data.manifest import read_manifest
 from otreg.synthetic.encoder import train_encoder
+from otreg.synthetic.examples import read_exchanges
 from otreg.synthetic.fit import MiniatureSettings
 from otreg.synthetic.language_model import train_language_model
 
-__all__ = ["MiniatureSettings", "build_miniature", "one_thread"]
+__all__ = ["MiniatureSettings", "Progress", "build_miniature", "one_thread"]
+
+Progress = Callable[[str, int, int], None]  # told a tower's name, its steps done, and of how many
+
+LANGUAGE_MODEL, AUDIO_TOWER = "language_model", "audio_tower"
+_TRAIN: dict[str, Callable[..., None]] = {
+    LANGUAGE_MODEL: train_language_model,
+    AUDIO_TOWER: train_encoder,
+}
+_POLL_S = 0.5
 
 
 def build_miniature(
@@ -31,21 +43,26 @@ def build_miniature(
     *,
     root: Path | str | None = None,
     texts: Sequence[Path | str] = (),
+    exchanges: Sequence[Path | str] = (),
     seed: int = 0,
     settings: MiniatureSettings | None = None,
     num_processes: int = 2,
+    progress: Progress | None = None,
 ) -> Path:
     """Train both towers, side by side, and write `out`/audio_tower and `out`/language_model.
 
     Args:
         manifests: speech with transcripts (JSONL, see `otreg.data.manifest`); the encoder learns from
-            all of it, the language model from the transcripts.
+            all of it, the language model from the transcripts (`settings.learn_transcripts`).
         out: folder to write; made where missing.
         root: as in `read_manifest`, the same for all manifests.
         texts: further text files, a sentence a line, for the language model alone.
+        exchanges: files of sentences, instructions and answers for the language model (see
+            `otreg.synthetic.examples`); `settings.mixture` then names the share of "answer".
         seed: of initial weights, data order and noise.
-        settings: sizes and budgets.
+        settings: sizes, budgets, and the language model's mixture of examples.
         num_processes: 2 trains the towers at the same time (one thread each), 1 one after the other.
+        progress: told "language_model" or "audio_tower", its steps done, and of how many.
 
     Returns:
         `out` as a path.
@@ -55,35 +72,79 @@ def build_miniature(
     """
     settings = settings or MiniatureSettings()
     out = Path(out)
-    for name in ("audio_tower", "language_model"):
+    for name in (AUDIO_TOWER, LANGUAGE_MODEL):
         if (out / name).exists():
             raise ValueError(f"{out / name} exists already; name another folder, or remove it")
     utterances = [u for manifest in manifests for u in read_manifest(manifest, root=root)]
     if not utterances:
         raise ValueError("otreg miniature needs at least one manifest with utterances")
-    sentences = [u.text for u in utterances]
+    sentences = [u.text for u in utterances] if settings.learn_transcripts else []
     for path in texts:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-        lines = [line for line in lines if line]
-        if not lines:
-            raise ValueError(f"{path} holds no text; expected one sentence a line")
-        sentences += lines
-    language_model = (sentences, out / "language_model", settings, seed)
-    encoder = (utterances, out / "audio_tower", settings, seed)
+        sentences += _lines(path)
+    if not sentences:
+        raise ValueError("the language model has no text: give texts, or let it learn transcripts")
+    asked = [exchange for path in exchanges for exchange in read_exchanges(path)]
+    jobs: dict[str, tuple[Any, ...]] = {
+        LANGUAGE_MODEL: (sentences, out / LANGUAGE_MODEL, settings, seed, asked),
+        AUDIO_TOWER: (utterances, out / AUDIO_TOWER, settings, seed),
+    }
     if num_processes == 1:
-        train_language_model(*language_model)
-        train_encoder(*encoder)
-        return out
+        for name, job in jobs.items():
+            _TRAIN[name](*job, report=_report_to(progress, name))
+    else:
+        _train_side_by_side(jobs, progress)
+    return out
+
+
+def _lines(path: Path | str) -> list[str]:
+    lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    lines = [line for line in lines if line]
+    if not lines:
+        raise ValueError(f"{path} holds no text; expected one sentence a line")
+    return lines
+
+
+def _report_to(progress: Progress | None, name: str) -> Callable[[int, int], None]:
+    return lambda done, total: progress(name, done, total) if progress is not None else None
+
+
+def _train_side_by_side(jobs: dict[str, tuple[Any, ...]], progress: Progress | None) -> None:
+    """Train each tower in a process of its own; their steps come back through a queue."""
     # Two torch processes of several threads each starve each other on two cores: one thread each.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(2, mp_context=context, initializer=one_thread) as pool:
-        jobs = [
-            pool.submit(train_language_model, *language_model),
-            pool.submit(train_encoder, *encoder),
-        ]
-        for job in as_completed(jobs):
-            job.result()
-    return out
+    steps = context.Queue()
+    bars = transformers_logging.is_progress_bar_enabled()
+    with ProcessPoolExecutor(
+        len(jobs), mp_context=context, initializer=_start_worker, initargs=(steps, bars)
+    ) as pool:
+        names = {pool.submit(_train, name, job): name for name, job in jobs.items()}
+        totals: dict[str, int] = {}
+        waiting: set[Future[None]] = set(names)
+        while waiting:
+            done, waiting = wait(waiting, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+            while not steps.empty():
+                name, step, totals[name] = steps.get()
+                _report_to(progress, name)(step, totals[name])
+            for job in done:
+                job.result()
+                name = names[job]
+                _report_to(progress, name)(totals[name], totals[name])
+
+
+_steps: Any = None  # in a worker: the queue to the parent
+
+
+def _start_worker(steps: Any, bars: bool) -> None:
+    global _steps
+    _steps = steps
+    steps.cancel_join_thread()  # a worker's end must not wait for a parent that reads no more
+    one_thread()
+    if not bars:
+        transformers_logging.disable_progress_bar()
+
+
+def _train(name: str, job: tuple[Any, ...]) -> None:
+    _TRAIN[name](*job, report=lambda done, total: _steps.put((name, done, total)))
 
 
 def one_thread() -> None:

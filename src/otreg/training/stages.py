@@ -16,7 +16,6 @@ from transformers import PrinterCallback, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
 from otreg.data import SpeechTextCollator, SpeechTextDataset, read_manifests
-from otreg.data.encoder_cache import EncoderCache
 from otreg.forwards import Reference
 from otreg.model import set_trainable
 from otreg.model.lora import lora_parameters
@@ -65,7 +64,9 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, quiet: bo
         model, processor = build_model(config.model)
     objectives = [_stage_objectives(config, stage, model) for stage in config.stages]
     with arguments.main_process_first(local=False, desc="encoder cache"):
-        train_set, validation_set = _datasets(config, folder, model, processor, arguments.device)
+        train_set, validation_set = _datasets(
+            config, folder, model, processor, arguments.device, progress=is_main and not quiet
+        )
     first, checkpoint = _resume_point(config, folder) if resume else (0, None)
     for index, stage in enumerate(config.stages):
         _enter_stage(config, stage, model)
@@ -126,34 +127,33 @@ def _stage_objectives(
 
 
 def _datasets(
-    config: RunConfig, folder: RunFolder, model: Any, processor: Any, device: torch.device
+    config: RunConfig,
+    folder: RunFolder,
+    model: Any,
+    processor: Any,
+    device: torch.device,
+    *,
+    progress: bool,
 ) -> tuple[SpeechTextDataset, SpeechTextDataset | None]:
     """The training set and, where there is one, the validation set."""
     if not config.data.train:
         raise ConfigError("data.train is missing: give manifests, e.g. data.train=train.jsonl")
 
-    def dataset(paths: Sequence[Path], part: str) -> SpeechTextDataset:
+    def dataset(paths: Sequence[Path]) -> SpeechTextDataset:
         utterances = read_manifests(paths, root=config.data.root)
         cut = config.data.interleaving()
         found = SpeechTextDataset(utterances, processor, interleaving=cut)
         if not config.data.cache_encoder:
             return found
-        cache = _cache(config, folder, model, found, part)
+        path = config.data.cache_dir or folder.encoder_cache
+        size = config.data.cache_batch_size
+        cache = build_encoder_cache(model, found, path, batch_size=size, progress=progress)
         return SpeechTextDataset(utterances, processor, interleaving=cut, encoder_cache=cache)
 
     if config.data.cache_encoder:
         model.to(device)
     validation = config.data.validation
-    return dataset(config.data.train, "train"), (
-        dataset(validation, "validation") if validation else None
-    )
-
-
-def _cache(
-    config: RunConfig, folder: RunFolder, model: Any, dataset: SpeechTextDataset, part: str
-) -> EncoderCache:
-    root = config.data.cache_dir or folder.encoder_cache
-    return build_encoder_cache(model, dataset, root / part, batch_size=config.data.cache_batch_size)
+    return dataset(config.data.train), dataset(validation) if validation else None
 
 
 def _enter_stage(config: RunConfig, stage: StageConfig, model: Any) -> None:

@@ -155,7 +155,8 @@ class SpeechLMTrainer(Trainer):
             count = weighted.objective.count(batch)
             if model.training:
                 self._check_finite(name, term, ids)
-                share = term.total / self._step_counts.get(name, count.clamp(min=1))
+                step_count = self._step_counts.get(name, count.clamp(min=1))
+                share = term.total / step_count.to(term.total.dtype)
                 share = share * self.accelerator.num_processes
                 weight = weighted.weight_at(self.state.global_step, self.state.max_steps)
             else:

@@ -1,7 +1,7 @@
 """Optimal transport on padded batches of arrays; knows nothing of speech."""
 
 from otreg.transport.cosine_transport import CosineTransport, cosine_transport
-from otreg.transport.cost import cosine_cost, cosine_similarity
+from otreg.transport.cost import cosine_cost, cosine_similarity, unit_vectors
 from otreg.transport.sinkhorn import METHODS, TransportResult, check_options, sinkhorn
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "cosine_similarity",
     "cosine_transport",
     "sinkhorn",
+    "unit_vectors",
 ]

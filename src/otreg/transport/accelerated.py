@@ -6,16 +6,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otreg.transport.problem import Problem, Solution
+from otreg.transport.problem import LOG_TINY, Problem, Solution
+from otreg.transport.ragged import ragged_sizes
 
 _SWEEPS_PER_LOOK = 5  # sweeps between two looks at convergence, momentum and drift
 _FIRST_RATE = 0.9  # too much momentum at first costs less than too little
 _MAX_RATE, _FAR, _MAX_RATE_FAR = 0.999, 0.1, 0.98  # the last while the marginal error is above _FAR
 _MAX_DRIFT = 15.0  # how far log u and log v may have run at a look before they are absorbed
 _CLAMP = 35.0  # and how far they can get between two looks
-_LOG_TINY = {torch.float32: -75.0, torch.float64: -650.0}  # products of less are slow, or 0
-_MAX_FILL = 0.8  # ragged batches with fewer real cells than this share are solved in groups
-_GROUPS = 4
+_GROUPS = 4  # into which a ragged batch is divided,
+_MIN_CELLS = 2**20  # if it has at least so many: fewer take less time than more calls of torch
 
 
 def solve_accelerated(problem: Problem) -> Solution:
@@ -44,25 +44,14 @@ def solve_accelerated(problem: Problem) -> Solution:
 
 def _groups(a: Tensor, b: Tensor) -> list[tuple[Tensor, int, int]]:
     """Problems of like size, each group with the number of rows and columns that it needs."""
-    batch, n = a.shape
-    m = b.shape[1]
-    everything = [(torch.arange(batch, device=a.device), n, m)]
-    if a.device.type != "cpu" or batch == 1:  # elsewhere a launch costs more than padding
-        return everything
-    rows, columns = extent(a), extent(b)
-    if float((rows * columns).sum()) > _MAX_FILL * batch * n * m:
-        return everything
-    order = torch.argsort(rows * columns)
+    sizes = ragged_sizes(a, b) if a.numel() * b.shape[1] >= _MIN_CELLS else None
+    if sizes is None:
+        return [(torch.arange(len(a), device=a.device), a.shape[1], b.shape[1])]
+    rows, columns = sizes
     groups = []
-    for index in order.chunk(_GROUPS):
+    for index in torch.argsort(rows * columns).chunk(_GROUPS):
         groups.append((index, int(rows[index].max()), int(columns[index].max())))
     return groups
-
-
-def extent(mass: Tensor) -> Tensor:
-    """(batch,) one past the last positive mass; at least 1."""
-    place = torch.arange(1, mass.shape[1] + 1, device=mass.device)
-    return torch.where(mass > 0, place, 0).amax(1).clamp(min=1)
 
 
 class _Momentum:
@@ -122,7 +111,7 @@ class _Group:
         self, cost: Tensor, a: Tensor, b: Tensor, g: Tensor, tau_a: float, tau_b: float
     ) -> None:
         self.tau_a, self.tau_b = tau_a, tau_b
-        self.log_tiny = _LOG_TINY[a.dtype]
+        self.log_tiny = LOG_TINY[a.dtype]
         self.tiny = math.exp(self.log_tiny)
         self.index = torch.arange(len(a), device=a.device)
         self.cost, self.a, self.b, self.g = cost, a, b, g
@@ -164,29 +153,29 @@ class _Group:
 
     def update_rows(self) -> None:
         """f <- tau_a T'(g), as u, and K'u."""
-        self.v = self.log_v.exp().mul_(self.real_b)
-        row_sum = torch.bmm(self.v.unsqueeze(1), self.transposed).squeeze(1)
-        row_sum.clamp_(min=self.tiny)
+        self.v = self.log_v.exp() * self.real_b
+        row_sum = torch.bmm(self.v.unsqueeze(1), self.transposed).squeeze(1).clamp(min=self.tiny)
         if self.tau_a == 1:
             self.u = self.a / row_sum
         else:
-            self.u = (self.base_a - self.tau_a * row_sum.log()).clamp(-_CLAMP, _CLAMP).exp()
-            self.u.mul_(self.real_a)
+            log_u = (self.base_a - self.tau_a * row_sum.log()).clamp(-_CLAMP, _CLAMP)
+            self.u = log_u.exp() * self.real_a
         self.column_sum = torch.bmm(self.u.unsqueeze(1), self.kernel).squeeze(1)
 
     def sweep(self, alpha: Tensor, beta: Tensor) -> None:
         """g <- g + alpha (tau_b T(f) - g) + beta change, then the rows."""
         self.change = (alpha * self.column_step()).addcmul_(beta, self.change)
-        self.log_v = (self.log_v + self.change).clamp_(-_CLAMP, _CLAMP)
+        self.log_v = (self.log_v + self.change).clamp(-_CLAMP, _CLAMP)
         self.update_rows()
 
     def column_step(self) -> Tensor:
         """tau_b T(f) - g."""
-        log_sum = self.column_sum.clamp(min=self.tiny).log_()
+        log_sum = self.column_sum.clamp(min=self.tiny).log()
         if self.tau_b != 1:
-            log_sum.mul_(self.tau_b)
+            log_sum = self.tau_b * log_sum
         return self.base_b - log_sum - self.log_v
 
+    @torch.no_grad()
     def error(self) -> Tensor:
         """(k,) L1 distance of the columns from b, or from their next update if they are relaxed."""
         columns = self.v * self.column_sum
@@ -197,6 +186,7 @@ class _Group:
     def log_u(self) -> Tensor:
         return torch.where(self.a > 0, self.u.clamp(min=self.tiny).log(), 0.0)
 
+    @torch.no_grad()
     def drift(self) -> Tensor:
         """(k,) how far u and v have run."""
         log_v = torch.where(self.b > 0, self.log_v, 0.0)
@@ -205,7 +195,7 @@ class _Group:
 
 def _solve_group(problem: Problem) -> Solution:
     cost, a, b, epsilon = problem.cost, problem.a, problem.b, problem.epsilon
-    mass = a.sum(1).clamp(min=math.exp(_LOG_TINY[a.dtype]))
+    mass = a.sum(1).clamp(min=math.exp(LOG_TINY[a.dtype]))
     scaled = torch.where(problem.real(), cost / epsilon, math.inf)
     group = _Group(scaled, a, b, problem.g / epsilon, problem.tau_a, problem.tau_b)
     momentum = _Momentum(len(cost))

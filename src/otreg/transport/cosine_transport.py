@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from otreg.shapes import Float
-from otreg.transport.accelerated import extent
-from otreg.transport.cost import inverse_norm
+from otreg.transport.checks import check_options, check_vectors
+from otreg.transport.cost import cosine_cost, inverse_norm
 from otreg.transport.implicit import plan_vjp
-from otreg.transport.sinkhorn import TransportResult, check_options, sinkhorn, tau
+from otreg.transport.problem import tau
+from otreg.transport.ragged import ragged_sizes
+from otreg.transport.sinkhorn import TransportResult, sinkhorn
 
 _Sizes = list[tuple[int, int]]
 _MIN_PRODUCT = 2**20  # n m dim of a problem; multiplying smaller ones one by one does not pay
-_MAX_FILL = 0.8  # ragged batches with fewer real cells than this share are multiplied one by one
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ def cosine_transport(
         gradient=gradient,
         method=method,
     )
-    options = {
+    check_vectors(x, y, a, b, prior, init)
+    options: dict[str, Any] = {
         "epsilon": epsilon,
         "tol": tol,
         "max_iter": max_iter,
@@ -110,6 +112,8 @@ def cosine_transport(
         "init": init,
         "method": method,
     }
+    if torch.compiler.is_compiling():
+        return _of_parts(x, y, a, b, prior, gradient, options)
     if not torch.is_grad_enabled():
         x, y = x.detach(), y.detach()  # then nothing is kept for a way back
     with torch.autocast(device_type=x.device.type, enabled=False):
@@ -117,6 +121,26 @@ def cosine_transport(
     if gradient == "envelope":
         plan = plan.detach()
     return CosineTransport(cost, value, plan, result)
+
+
+def _of_parts(
+    x: Tensor,
+    y: Tensor,
+    a: Tensor,
+    b: Tensor,
+    prior: Tensor | None,
+    gradient: str,
+    options: dict[str, Any],
+) -> CosineTransport:
+    """The same of separate parts, which torch.compile can put into a graph and fuse by itself."""
+    x = torch.where((a > 0).unsqueeze(2), x, 0.0)
+    y = torch.where((b > 0).unsqueeze(2), y, 0.0)
+    apart = cosine_cost(x, y)
+    problem = apart if prior is None else apart + prior.detach().to(apart.dtype)
+    result = sinkhorn(problem, a, b, gradient=gradient, **options)
+    plan, value = result.plan, result.value
+    cost = (plan * apart).sum((1, 2))
+    return CosineTransport(cost, value, plan, _without_gradient(result, plan.detach()))
 
 
 class _CosineTransport(torch.autograd.Function):
@@ -138,7 +162,7 @@ class _CosineTransport(torch.autograd.Function):
         real_x, real_y = a > 0, b > 0
         # Elsewhere than on the CPU, looking for padding costs more than masking it.
         padded = x.device.type != "cpu" or not (bool(real_x.all()) and bool(real_y.all()))
-        sizes = _ragged_sizes(a, b, x.shape[2]) if padded else None
+        sizes = _sizes_of(a, b, x.shape[2]) if padded else None
         inv_x, inv_y = inverse_norm(x, dtype), inverse_norm(y, dtype)
         pairs = _all_pairs(x, y, dtype, sizes).mul_(inv_y.unsqueeze(1))
         apart = torch.addcmul(pairs.new_ones(()), pairs, inv_x.unsqueeze(2), value=-1, out=pairs)
@@ -261,15 +285,12 @@ def _weighted_sums(w: Tensor, y: Tensor, sizes: _Sizes | None) -> Tensor:
     return sums
 
 
-def _ragged_sizes(a: Tensor, b: Tensor, dim: int) -> _Sizes | None:
-    """What is real of each problem, one past its last row and column; None = (nearly) everything."""
-    is_small = a.shape[1] * b.shape[1] * dim < _MIN_PRODUCT
-    if a.device.type != "cpu" or is_small:
+def _sizes_of(a: Tensor, b: Tensor, dim: int) -> _Sizes | None:
+    """What is real of each problem; None where multiplying all of it at once is quicker."""
+    if a.shape[1] * b.shape[1] * dim < _MIN_PRODUCT:
         return None
-    rows, columns = extent(a), extent(b)
-    if int((rows * columns).sum()) > _MAX_FILL * a.numel() * b.shape[1]:
-        return None
-    return list(zip(rows.tolist(), columns.tolist(), strict=True))
+    sizes = ragged_sizes(a, b)
+    return None if sizes is None else list(zip(*(size.tolist() for size in sizes), strict=True))
 
 
 def _without_gradient(result: TransportResult, plan: Tensor) -> TransportResult:

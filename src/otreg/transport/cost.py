@@ -10,14 +10,25 @@ _NORM_EPS = 1e-6
 
 
 def inverse_norm(x: Float[Tensor, "... dim"], dtype: torch.dtype) -> Float[Tensor, "..."]:
-    """1 / sqrt(|x|^2 + 1e-6) of each row, in dtype: what `cosine_similarity` divides by."""
-    return (torch.linalg.vector_norm(x, dim=-1, dtype=dtype).square_() + _NORM_EPS).rsqrt_()
+    """1 / sqrt(|x|^2 + 1e-6) of each row, in dtype, without a copy of x in it."""
+    return (torch.linalg.vector_norm(x, dim=-1, dtype=dtype).square() + _NORM_EPS).rsqrt()
 
 
-def _unit(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Scale rows to unit norm; smooth at zero, unlike a division by ``max(norm, tiny)``."""
-    x = x.to(dtype)
-    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + _NORM_EPS)
+def unit_vectors(
+    x: Float[Tensor, "... dim"], dtype: torch.dtype | None = None
+) -> Float[Tensor, "... dim"]:
+    """Scale vectors to unit norm, x / sqrt(|x|^2 + 1e-6).
+
+    Args:
+        x: (…, dim) vectors, any floating dtype.
+        dtype: of the result; None = float32, float64 where x is.
+
+    Returns:
+        (…, dim). The gradient at a zero vector is finite, at most 1e3.
+    """
+    if dtype is None:
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return x.to(dtype) * inverse_norm(x, dtype).unsqueeze(-1)
 
 
 def cosine_similarity(
@@ -37,7 +48,7 @@ def cosine_similarity(
     """
     with torch.autocast(device_type=x.device.type, enabled=False):
         dtype = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
-        return _unit(x, dtype) @ _unit(y, dtype).transpose(-1, -2)
+        return unit_vectors(x, dtype) @ unit_vectors(y, dtype).transpose(-1, -2)
 
 
 def cosine_cost(

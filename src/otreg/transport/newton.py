@@ -8,12 +8,13 @@ from torch import Tensor
 from otreg.transport.cholesky import solve_positive
 from otreg.transport.problem import Problem, Solution
 
-_LEVEL = 4.0  # how much epsilon shrinks from one level to the next
+_LEVEL = 2.0  # how much epsilon shrinks from one level to the next
 _FIRST_SHARE = 0.1  # the first level's epsilon, as a share of the range of the costs
-_LEVEL_TOL = 0.1  # marginal error at which a level is left
+_LEVEL_TOL = 0.02  # marginal error at which a level is left
 _HALVINGS = 6  # of a Newton step, before the sweep that stands before it must do
 _DAMPING = 0.1  # of the system, times the marginal error
-_MAX_STEP = 8.0  # the furthest that a potential goes in a step, in units of epsilon
+_MAX_STEP = 8.0  # the furthest that a potential goes at once, in units of epsilon,
+_DOUBLINGS = 30  # and how often that is doubled for as long as the dual climbs
 _ARMIJO = 1e-4
 _RIDGE = 1e-12
 
@@ -25,7 +26,7 @@ def solve_newton(problem: Problem) -> Solution:
     d2D/dg2 = -(diag(c) - tau_a P' diag(1/r) P)/epsilon - diag(b exp(-g/rho_b))/rho_b
 
     One m x m system a step, Armijo's rule along it, and a Sinkhorn sweep of g where no step is
-    good; epsilon comes down from a tenth of the costs' range by factors of four, and each level
+    good; epsilon comes down from a tenth of the costs' range by halves, and each level
     starts from the last one's g. Float64 inside; a step costs n m^2 + m^3.
 
     Source: Newton on the semi-dual of entropic transport: Cuturi and Peyre 2018 (arXiv 1805.02016),
@@ -36,10 +37,9 @@ def solve_newton(problem: Problem) -> Solution:
     highest = torch.where(dual.real, dual.cost, -math.inf).amax((1, 2))
     spread = highest - torch.where(dual.real, dual.cost, math.inf).amin((1, 2))
     level = torch.clamp(_FIRST_SHARE * spread, min=epsilon)  # an empty problem's spread is -inf
-    relaxed = problem.tau_a != 1 or problem.tau_b != 1
-    warm = bool((problem.g != 0).any())
-    if relaxed or warm:  # rho holds at one epsilon only; a warm start is close already
+    if problem.tau_a != 1 or problem.tau_b != 1:  # rho holds at one epsilon only
         level = torch.full_like(level, epsilon)
+    level[(problem.g != 0).any(1)] = epsilon  # a warm start is close already
     g = problem.g.double()
     num_iters = torch.zeros(len(g), dtype=torch.long, device=g.device)
     mass = dual.a.sum(1).clamp(min=1e-300)
@@ -167,6 +167,27 @@ def _step(
         if not bool(waiting.any()):
             break
         size = size / 2
+    short = furthest.squeeze(1) > _MAX_STEP  # than Newton's step
+    return _lengthened(dual, direction, epsilon, best, active & ~waiting & short & (size == 1))
+
+
+def _lengthened(
+    dual: _SemiDual, direction: Tensor, epsilon: Tensor, best: list[Tensor], growing: Tensor
+) -> list[Tensor]:
+    """Go on along the direction in steps that double, while the dual climbs.
+
+    Where a plan nearly falls apart into blocks, their potentials are far from each other: steps of
+    one length would take hundreds.
+    """
+    size = 1.0
+    for _ in range(_DOUBLINGS):
+        if not bool(growing.any()):
+            break
+        trial = best[0] + size * direction
+        result = [trial, *dual.at(trial, epsilon)]
+        growing = growing & (result[1] > best[1])
+        best = [_choose(growing, new, old) for new, old in zip(result, best, strict=True)]
+        size = 2 * size
     return best
 
 

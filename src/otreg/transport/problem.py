@@ -8,7 +8,18 @@ from torch import Tensor
 
 from otreg.shapes import Bool, Float, Int
 
+# Arithmetic on numbers too small to be normal is a hundred times slower on a CPU, and they weigh
+# nothing in a plan. Sweeps use no number below exp(LOG_TINY), whose products with each other's
+# inverses stay in range; a plan's entries below LEAST, as a share of the mass, are made 0.
+LOG_TINY = {torch.float32: -75.0, torch.float64: -650.0}
+LEAST = {torch.float32: 1e-30, torch.float64: 1e-250}
+
 _TENSORS = ("cost", "a", "b", "g")
+
+
+def tau(rho: float | None, epsilon: float) -> float:
+    """rho / (rho + epsilon), the share of an update that a relaxed side takes; 1 where balanced."""
+    return 1.0 if rho is None else rho / (rho + epsilon)
 
 
 @dataclass(frozen=True)

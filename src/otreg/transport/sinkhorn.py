@@ -1,43 +1,19 @@
 """Entropic optimal transport on padded batches: the interface to every solver."""
 
 # ruff: noqa: F722
-import logging
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from otreg.shapes import Float
-from otreg.transport.accelerated import solve_accelerated
-from otreg.transport.compiled import is_available as compiled_is_available
-from otreg.transport.compiled import solve_compiled
+from otreg.transport.checks import METHODS, check_options, check_problem
+from otreg.transport.graph import sinkhorn_in_graph
 from otreg.transport.implicit import ImplicitPlan, ValueOfCost
-from otreg.transport.newton import solve_newton
-from otreg.transport.options import GRADIENT_MODES, METHODS, check_options
-from otreg.transport.problem import Problem, Solution
-from otreg.transport.reference import solve_reference
-from otreg.transport.triton_kernel import is_available as triton_is_available
-from otreg.transport.triton_kernel import solve_triton
+from otreg.transport.problem import tau
+from otreg.transport.solve import solve
 
-__all__ = ["GRADIENT_MODES", "METHODS", "TransportResult", "check_options", "sinkhorn", "tau"]
-
-logger = logging.getLogger(__name__)
-
-_SOLVERS = {
-    "reference": solve_reference,
-    "accelerated": solve_accelerated,
-    "compiled": solve_compiled,
-    "triton": solve_triton,
-    "newton": solve_newton,
-}
-_MIN_CELLS = 2048  # of a problem, on the CPU: smaller ones take torch's overhead more than sweeps
-# Where sweeps are not enough, "auto" gives a problem of so many columns so many steps of Newton's,
-# unless the caller wanted few sweeps.
-_RESCUE_COLUMNS, _RESCUE_STEPS, _RESCUE_AFTER = 512, 60, 100
-# Plan entries below this share of the mass are 0: they weigh nothing, and their products with small
-# numbers leave the range of normal ones, where arithmetic is a hundred times slower.
-LEAST = {torch.float32: 1e-30, torch.float64: 1e-250}
+__all__ = ["METHODS", "TransportResult", "check_options", "sinkhorn"]
 
 
 @dataclass(frozen=True)
@@ -95,10 +71,10 @@ def sinkhorn(
         T(f)_j = -epsilon log sum_i a_i exp((f_i - C_ij) / epsilon),   T' likewise over columns
         tau = rho / (rho + epsilon),  1 on a balanced side
 
-    alpha and beta, of a heavy ball, start at 1 and 0 (plain Sinkhorn) and follow each problem's own
-    observed rate of convergence. Potentials live in the log domain; between two checks the sweeps
-    multiply by K = a b' exp((f + g - C)/epsilon), from which the potentials move by a bounded
-    factor only.
+    Plain Sinkhorn has alpha = 1 and beta = 0. The fast solvers take both from Chebyshev's
+    semi-iteration, at the rate of convergence that each problem shows. They multiply by K = a b'
+    exp((f + g - C)/epsilon) in place of taking logarithms; the potentials are moved into K before
+    they run out of range.
 
     Args:
         cost: (batch, n, m) costs; anything at padding, NaN and infinity included.
@@ -116,17 +92,15 @@ def sinkhorn(
             The value's gradient is the plan in every mode. Masses carry no gradient.
         init: (batch, m) column potentials g to start from, such as an earlier result's; None = 0.
         method: which solver. All reach the same fixed point.
-            "reference": the sweeps above, in torch; the one with an unrolled gradient.
-            "accelerated": Chebyshev's semi-iteration in place of the heavy ball, each problem at its
-            own rate, in torch on any device.
-            "compiled": the same in C++, each problem alone and at its own size; on the CPU, built on
-            first use where there is a compiler.
-            "triton": the same as one kernel; on CUDA devices.
+            "compiled": the sweeps in C++, each problem alone and at its own size; on the CPU, built
+            on first use where there is a compiler.
+            "triton": the sweeps as one kernel; on CUDA devices.
+            "accelerated": the sweeps in torch, on any device; the one with an unrolled gradient.
             "newton": Newton on the semi-dual in float64; few steps of m^3, for tiny epsilon.
-            "auto": "reference" for an unrolled gradient, else the first that can be had of
-            "compiled" (CPU) or "triton" (CUDA) and "accelerated" (small problems on a CPU without a
-            compiler: "reference", whose sweeps are of fewer operations); problems that it leaves short of
-            tol after max_iter >= 100 sweeps go on to "newton" where m is at most 512.
+            "reference": plain Sinkhorn in the log domain; slow, to read and to test others by.
+            "auto": the first that can be had of "compiled" (CPU), "triton" (CUDA) and "accelerated".
+            Problems that it leaves short of tol after max_iter >= 100 sweeps go on to "newton" where
+            m is at most 512, but for an unrolled gradient.
 
     Returns:
         TransportResult in float32 whatever the autocast (float64 stays float64). A problem that did
@@ -137,7 +111,7 @@ def sinkhorn(
 
     Source: Cuturi 2013 (arXiv 1306.0895); KL-relaxed marginals: Chizat et al. 2018 (arXiv
         1607.05816); absorption: Schmitzer 2019 (arXiv 1610.06519); over-relaxation: Thibault et al.
-        2017 (arXiv 1711.01851), here as Polyak's heavy ball on g so that rows stay exact.
+        2017 (arXiv 1711.01851), here as Chebyshev's semi-iteration on g so that rows stay exact.
 
     Example:
         >>> cost = torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])
@@ -155,183 +129,25 @@ def sinkhorn(
         gradient=gradient,
         method=method,
     )
-    _check_shapes(cost, a, b, init)
+    check_problem(cost, a, b, init)
     dtype = torch.float64 if cost.dtype == torch.float64 else torch.float32
     with torch.autocast(device_type=cost.device.type, enabled=False):
-        a, b = a.detach().to(dtype), b.detach().to(dtype)
-        masses = a.sum(1), b.sum(1)
-        _check_masses(a, b, masses, balanced=rho_a is None and rho_b is None)
-        start = torch.zeros_like(b)
-        if init is not None:
-            start = init.detach().to(dtype).masked_fill(b <= 0, 0.0)
-        taus = tau(rho_a, epsilon), tau(rho_b, epsilon)
         cost = cost.to(dtype)
-        problem = Problem(cost.detach(), a, b, start, epsilon, *taus, tol, max_iter)
-        name = _choose_method(method, gradient, cost)
-        if cost.numel() == 0:
-            name = "reference"  # there is nothing to solve
-        if gradient == "unrolled" and torch.is_grad_enabled():
-            solution = solve_reference(replace(problem, cost=cost))
-        else:
-            with torch.no_grad():
-                solution = _SOLVERS[name](problem)
-        if name != "compiled":  # which sees to it itself
-            solution = _finished(problem, solution)
-        converged = solution.error <= tol
-        if not bool(converged.all()):
-            if method == "auto" and gradient != "unrolled" and _can_rescue(problem):
-                _rescue(problem, solution, (~converged).nonzero().flatten())
-                converged, name = solution.error <= tol, f"{name}+newton"
-            if not bool(converged.all()):
-                _warn(problem, solution)
-        plan, f, g = solution.plan, solution.f.detach(), solution.g.detach()
-        value = _value(problem, solution, masses[0] * masses[1], rho_a, rho_b)
+        if torch.compiler.is_compiling():
+            found = sinkhorn_in_graph(
+                cost, a, b, init, epsilon, tol, max_iter, rho_a, rho_b, gradient, method
+            )
+            return TransportResult(*found, converged=found[-1] <= tol, method=method)
+        solution, value, name = solve(
+            cost, a, b, init, epsilon, tol, max_iter, rho_a, rho_b, gradient, method
+        )
+        plan = solution.plan
         if cost.requires_grad:
             value = ValueOfCost.apply(cost, plan.detach(), value)
             if gradient == "implicit":
+                taus = tau(rho_a, epsilon), tau(rho_b, epsilon)
                 plan = ImplicitPlan.apply(cost, plan, epsilon, *taus)
-    return TransportResult(plan, value, f, g, solution.num_iters, solution.error, converged, name)
-
-
-def _choose_method(method: str, gradient: str, cost: Tensor) -> str:
-    """The solver to use: what was asked for, where it can be had."""
-    device = cost.device
-    on_cpu = device.type == "cpu"
-    if method == "auto":
-        if gradient == "unrolled":
-            return "reference"
-        if on_cpu and compiled_is_available():
-            return "compiled"
-        if on_cpu and cost.shape[1] * cost.shape[2] < _MIN_CELLS:
-            return "reference"
-        on_cuda = device.type == "cuda" and triton_is_available(device)
-        return "triton" if on_cuda else "accelerated"
-    if method == "compiled":
-        if not on_cpu:
-            raise ValueError(
-                f"method 'compiled' solves on the CPU, got a cost on {device.type!r}; pass "
-                "method='auto'"
-            )
-        if not compiled_is_available():
-            raise ValueError(
-                "method 'compiled' could not be built here (it needs a C++ compiler and ninja; the "
-                "log says why); pass method='auto'"
-            )
-    if method == "triton" and not triton_is_available(device):
-        raise ValueError(
-            f"method 'triton' needs the package triton and a CUDA device, got a cost on "
-            f"{device.type!r}; pass method='auto'"
-        )
-    return method
-
-
-def _finished(problem: Problem, solution: Solution) -> Solution:
-    """Without the least entries, and with the rows in the error.
-
-    Rows are exact in every solver, but for one whose mass can go nowhere: that is an error too.
-    """
-    mass = problem.a.sum(1)
-    least = (LEAST[problem.a.dtype] * mass)[:, None, None]
-    plan, error = torch.where(solution.plan > least, solution.plan, 0.0), solution.error.detach()
-    if problem.tau_a == 1:
-        apart = (solution.rows.detach() - problem.a).abs().sum(1)
-        error = torch.maximum(error, apart / mass.clamp(min=1e-30))
-    return replace(solution, plan=plan, error=error)
-
-
-def _can_rescue(problem: Problem) -> bool:
-    return problem.max_iter >= _RESCUE_AFTER and problem.b.shape[1] <= _RESCUE_COLUMNS
-
-
-def _rescue(problem: Problem, solution: Solution, short: Tensor) -> None:
-    """Go on by Newton's method where sweeps fell short; the better answer is written into solution."""
-    part = replace(problem, g=solution.g).part(short, *problem.cost.shape[1:])
-    part = replace(part, max_iter=min(problem.max_iter, _RESCUE_STEPS))
-    better = _finished(part, solve_newton(part))
-    closer = better.error.nan_to_num(math.inf) < solution.error[short].nan_to_num(math.inf)
-    sweeps = solution.num_iters[short[closer]]
-    solution.put(short[closer], Solution(*(x[closer] for x in vars(better).values())))
-    solution.num_iters[short[closer]] += sweeps
-
-
-def _warn(problem: Problem, solution: Solution) -> None:
-    largest = float(solution.error.max())
-    remedy = "raise max_iter, tol or epsilon"
-    if not math.isfinite(largest):
-        remedy = "look for NaN in the cost, and for rows and columns that are infinite throughout"
-    logger.warning(
-        "sinkhorn: %d of %d problems did not reach a marginal error of %g in %d sweeps "
-        "(largest error %.2e) at epsilon %g; %s",
-        int((~(solution.error <= problem.tol)).sum()),
-        len(solution.error),
-        problem.tol,
-        problem.max_iter,
-        largest,
-        problem.epsilon,
-        remedy,
+    num_iters, error = solution.num_iters, solution.error
+    return TransportResult(
+        plan, value, solution.f, solution.g, num_iters, error, error <= tol, name
     )
-
-
-def _value(
-    problem: Problem,
-    solution: Solution,
-    mass: Float[Tensor, " batch"],
-    rho_a: float | None,
-    rho_b: float | None,
-) -> Float[Tensor, " batch"]:
-    """The primal value at the plan, where a b' sums to `mass`."""
-    # <P, C> + epsilon KL(P | a b') with log P/(a b') = (f + g - C) / epsilon put in.
-    rows, columns = solution.rows.detach(), solution.columns.detach()
-    value = torch.linalg.vecdot(rows, solution.f.detach())
-    value = value + torch.linalg.vecdot(columns, solution.g.detach())
-    value = value + problem.epsilon * (mass - rows.sum(1))
-    if rho_a is not None:
-        value = value + rho_a * _kl(rows, problem.a)
-    if rho_b is not None:
-        value = value + rho_b * _kl(columns, problem.b)
-    return value
-
-
-def _kl(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p | q) = sum p log(p/q) - p + q, of unnormalised masses; 0 log 0 = 0."""
-    positive = (p > 0) & (q > 0)
-    log_ratio = (torch.where(positive, p, 1.0) / torch.where(positive, q, 1.0)).log()
-    return (p * log_ratio - p + q).sum(1)
-
-
-def tau(rho: float | None, epsilon: float) -> float:
-    """rho / (rho + epsilon), the share of an update that a relaxed side takes; 1 where balanced."""
-    return 1.0 if rho is None else rho / (rho + epsilon)
-
-
-def _check_shapes(cost: Tensor, a: Tensor, b: Tensor, init: Tensor | None) -> None:
-    if cost.ndim != 3:
-        raise ValueError(
-            f"cost must be (batch, n, m), got {tuple(cost.shape)}; add a batch axis with "
-            "unsqueeze(0)"
-        )
-    batch, n, m = cost.shape
-    shapes = {"a": (a, (batch, n)), "b": (b, (batch, m))}
-    if init is not None:
-        shapes["init"] = (init, (batch, m))
-    for name, (value, expected) in shapes.items():
-        if tuple(value.shape) != expected:
-            raise ValueError(
-                f"{name} must be {expected} to match cost {tuple(cost.shape)}, got "
-                f"{tuple(value.shape)}"
-            )
-
-
-def _check_masses(a: Tensor, b: Tensor, totals: tuple[Tensor, Tensor], balanced: bool) -> None:
-    negative = a.clamp(max=0).sum(1), b.clamp(max=0).sum(1)
-    table = torch.stack([*totals, *negative]).tolist()  # one look, for a GPU is waited for
-    for name, sums, below in zip("ab", table[:2], table[2:], strict=True):
-        if not all(math.isfinite(total) for total in sums) or any(below):
-            raise ValueError(f"{name} must hold finite masses >= 0 (0 = padding); got others")
-    for number, (total_a, total_b) in enumerate(zip(*table[:2], strict=True)):
-        if balanced and not math.isclose(total_a, total_b, rel_tol=1e-4, abs_tol=1e-12):
-            raise ValueError(
-                f"balanced transport needs equal masses, got {total_a:.6g} in a and "
-                f"{total_b:.6g} in b for problem {number}; normalise them or relax a "
-                "side with rho_a or rho_b"
-            )

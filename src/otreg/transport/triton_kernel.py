@@ -6,9 +6,8 @@ import os
 
 import torch
 
-from otreg.transport.problem import Problem, Solution
+from otreg.transport.problem import LOG_TINY, Problem, Solution
 
-_LOG_TINY = {torch.float32: -80.0, torch.float64: -650.0}
 _MIN_BLOCK = 16  # below it, fewer variants to compile are worth more than fewer idle lanes
 # The bytes of K that a program holds at a time, and of them a warp: with more, registers spill.
 _TILE, _TILE_OF_WARP = 16384, 512
@@ -38,7 +37,7 @@ def solve_triton(problem: Problem) -> Solution:
     potentials, plan = torch.empty_like(b), torch.empty_like(cost)
     num_iters = torch.empty(batch, dtype=torch.long, device=cost.device)
     error = torch.empty(batch, dtype=cost.dtype, device=cost.device)
-    log_tiny = _LOG_TINY[cost.dtype]
+    log_tiny = LOG_TINY[cost.dtype]
     block_n, block_m, num_warps = block_sizes(n, m, cost.element_size())
     with torch.cuda.device_of(cost):  # triton launches on the current device
         solve_kernel[(batch,)](

@@ -1,0 +1,71 @@
+"""Measures beyond error rates and gap, which an experiment asks for by name.
+
+A measure is called as
+
+    measure(model, processor, corpora, *, arm, seed, batch_size, caches, language_model, trained_on,
+            **options)
+
+with a trained model and its processor, manifests by name, encoder caches by the same names (empty
+where there are none), the folder of the language model before training, the manifests that the arm
+was trained on, and the options of the experiment's YAML. It returns lists of records of results.json,
+such as {"samples": […], "gap_by_layer": […]}.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from otreg.experiment.salad import topic_share
+from otreg.experiment.view_measures import divergences_of, layers_of
+from otreg.names import nearest
+from otreg.training.yaml_config import ConfigError
+
+__all__ = ["MEASURES", "MeasureKind", "find_measure"]
+
+Measure = Callable[..., Mapping[str, list[dict[str, Any]]]]
+
+
+@dataclass(frozen=True)
+class MeasureKind:
+    """A measure.
+
+    Attributes:
+        function: see this module's docstring.
+        names: the measures that its records are of, for gates; None = not known beforehand.
+    """
+
+    function: Measure
+    names: tuple[str, ...] | None
+
+
+MEASURES: dict[str, MeasureKind] = {
+    "layers": MeasureKind(
+        layers_of, ("retrieval_pooled_mrr", "retrieval_pooled_top1", "best_cosine")
+    ),
+    "topic-share": MeasureKind(topic_share, ("topic_share",)),
+    "divergences": MeasureKind(divergences_of, ("misalignment", "forgetting")),
+}
+"""By the name that an experiment gives."""
+
+
+def find_measure(name: str) -> MeasureKind:
+    """The measure of a name, or of `package.module:callable`.
+
+    Raises:
+        ConfigError: there is none; the nearest name is offered.
+    """
+    if name in MEASURES:
+        return MEASURES[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise ConfigError(
+            f"unknown measure {name!r}; {nearest(name, MEASURES)} "
+            "(one of your own: package.module:callable)"
+        )
+    try:
+        return MeasureKind(getattr(importlib.import_module(module), attribute), None)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"cannot import the measure {name!r}: {error}") from error

@@ -1,0 +1,211 @@
+"""The kinds of steps of an experiment: what each makes, and of what.
+
+Training and evaluation are those of `otreg train` and `otreg evaluate`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from otreg.experiment.corpora import build
+from otreg.experiment.graph import Call, Kind
+from otreg.experiment.measures import find_measure
+from otreg.experiment.programs import find_program
+from otreg.training.config import RunConfig, config_from_dict
+
+__all__ = ["CORPORA_STEP", "EVALUATION", "PREPARED", "STAGES", "STATES", "STATE_PARTS", "TOWERS"]
+
+logger = logging.getLogger(__name__)
+
+STATE_PARTS = ("train", "validation", "test")
+_STEPS = ("experiment/steps.py", "experiment/corpora.py", "experiment/programs.py")
+_SPEECH = ("data", "model", "prepare", "synthetic", *_STEPS)
+_MEASURES = ("evaluation", "experiment/measures.py", "experiment/view_measures.py")
+_TRAINED = ("transport", "objectives", "forwards", "training", *_SPEECH)
+
+
+def make_corpora(call: Call) -> Mapping[str, Path]:
+    """Synthesise corpora; what an earlier call completed with the same settings is kept."""
+    settings = call.settings
+    return build(settings["type"], call.folder, settings["sizes"], settings["split"])
+
+
+def make_towers(call: Call) -> Mapping[str, Path]:
+    """Train a tiny encoder and a tiny language model."""
+    from otreg.synthetic.towers import MiniatureSettings, build_miniature
+
+    for name in ("audio_tower", "language_model"):
+        shutil.rmtree(call.folder / name, ignore_errors=True)
+    exchanges = _numbered(call, "exchanges")
+    further: dict[str, Any] = {"exchanges": exchanges} if exchanges else {}
+    build_miniature(
+        [call.inputs["towers"]],
+        call.folder,
+        texts=[call.inputs["text"]],
+        **further,
+        settings=MiniatureSettings(**call.settings),
+    )
+    return {name: call.folder / name for name in ("audio_tower", "language_model")}
+
+
+def make_prepared(call: Call) -> Mapping[str, Path]:
+    """Make a manifest from others by a named program.
+
+    It lies above all audio, as a manifest must: in the experiment's own folder.
+    """
+    program = find_program(call.settings["program"])
+    manifests = _numbered(call, "manifest")
+    out = call.root / f"{call.folder.name}.jsonl"
+    out.unlink(missing_ok=True)
+    options = dict(call.settings["options"])
+    for name in ("model", "audio_tower", "language_model"):
+        if name in call.inputs:
+            options[name] = call.inputs[name]
+    program(manifests, out, **options)
+    return {"manifest": out}
+
+
+def make_states(call: Call) -> Mapping[str, Path]:
+    """Encode manifests once by a frozen encoder, all into one cache."""
+    from otreg.data.dataset import SpeechTextDataset
+    from otreg.data.interleave import Interleaving
+    from otreg.data.manifest import read_manifests
+    from otreg.model import SpeechLMForConditionalGeneration, SpeechLMProcessor
+    from otreg.prepare.encoder_states import build_encoder_cache
+
+    towers = [str(call.inputs[name]) for name in ("audio_tower", "language_model")]
+    settings = call.settings
+    model = SpeechLMForConditionalGeneration.from_towers(*towers, **settings["model"])
+    processor = SpeechLMProcessor.from_config(model.config, *towers)
+    spans = settings["interleaving"]
+    cut = None if spans is None else Interleaving(tuple(spans[0]), tuple(spans[1]), spans[2])
+    for part in STATE_PARTS:
+        manifests = _numbered(call, part)
+        if manifests:
+            dataset = SpeechTextDataset(read_manifests(manifests), processor, interleaving=cut)
+            size = settings["batch_size"]
+            build_encoder_cache(model, dataset, call.folder, batch_size=size)
+    return {"states": call.folder}
+
+
+def make_stages(call: Call) -> Mapping[str, Path]:
+    """Train one or several stages, from towers or from an earlier stage's model.
+
+    A run that was killed goes on from its newest checkpoint; where that fails, it starts again.
+    """
+    from otreg.training.stages import train
+
+    config = _run_config(call)
+    if (call.folder / "config.yaml").is_file():
+        try:
+            train(config, call.folder, resume=True, quiet=True)
+        except Exception as error:
+            logger.warning("cannot go on with %s (%s); it starts again", call.folder.name, error)
+            shutil.rmtree(call.folder)
+            train(config, call.folder, quiet=True)
+    else:
+        shutil.rmtree(call.folder, ignore_errors=True)
+        train(config, call.folder, quiet=True)
+    return {"model": call.folder / "model", "log": call.folder / "log.jsonl"}
+
+
+def _run_config(call: Call) -> RunConfig:
+    """The configuration of the stages with the paths of what they start from and read."""
+    data = json.loads(json.dumps(call.settings["run"]))
+    if "init" in call.inputs:
+        data["model"]["init"] = str(call.inputs["init"])
+    else:
+        for name in ("audio_tower", "language_model"):
+            data["model"][name] = str(call.inputs[name])
+    for name in ("train", "validation"):
+        data["data"][name] = [str(path) for path in _numbered(call, name)]
+    if "states" in call.inputs:
+        data["data"]["cache_dir"] = str(call.inputs["states"])
+    return config_from_dict(data, source="the experiment's run")
+
+
+def evaluate(call: Call) -> Mapping[str, Path]:
+    """Evaluate a model on the experiment's corpora; writes its part of results.json."""
+    from otreg.data.dataset import SpeechTextDataset
+    from otreg.evaluation.evaluate import evaluate_model
+    from otreg.evaluation.measures import GAP_MEASURES
+    from otreg.evaluation.results import write_results
+    from otreg.model.loading import load_model
+    from otreg.prepare.encoder_states import build_encoder_cache
+
+    settings = call.settings
+    model, processor = load_model(str(call.inputs["model"]))
+    corpora = {name: call.inputs[f"corpus {name}"] for name in settings["corpora"]}
+    caches = {
+        name: build_encoder_cache(
+            model, SpeechTextDataset([manifest], processor), call.inputs[f"states {name}"]
+        )
+        for name, manifest in corpora.items()
+        if f"states {name}" in call.inputs
+    }
+    part = evaluate_model(
+        model,
+        processor,
+        corpora,
+        arm=settings["arm"],
+        seed=settings["seed"],
+        in_domain=settings["in_domain"],
+        encoder_cache=caches or None,
+        sample_measures=settings["sample_measures"],
+        **settings["options"],
+    )
+    of = {"arm": settings["arm"], "seed": settings["seed"]}
+    for measure in settings["measures"].values():
+        records = find_measure(measure["type"]).function(
+            model,
+            processor,
+            {name: corpora[name] for name in measure["corpora"]},
+            **of,
+            batch_size=settings["options"]["batch_size"],
+            caches={name: caches[name] for name in measure["corpora"] if name in caches},
+            language_model=call.inputs["language_model"],
+            trained_on=_numbered(call, "trained on"),
+            **measure["options"],
+        )
+        for name, found in records.items():
+            part[name] = [*part.get(name, []), *found]
+    # Samples of gap measures that no gate asks for would only make the file large.
+    part["samples"] = [
+        sample
+        for sample in part["samples"]
+        if sample["measure"] in settings["sample_measures"] or sample["measure"] not in GAP_MEASURES
+    ]
+    part["curves"] = [of | record for log in _numbered(call, "log") for record in _losses(log)]
+    return {"results": write_results(part, call.folder / "results.json")}
+
+
+def _losses(log: Path) -> list[dict[str, Any]]:
+    records = map(json.loads, log.read_text(encoding="utf-8").splitlines())
+    return [record for record in records if "loss" in record]
+
+
+def _numbered(call: Call, name: str) -> list[Path]:
+    """The inputs `name 0`, `name 1`, …, in order."""
+    count = sum(key.startswith(f"{name} ") for key in call.inputs)
+    return [call.inputs[f"{name} {number}"] for number in range(count)]
+
+
+CORPORA_STEP = Kind(
+    "corpora",
+    make_corpora,
+    _SPEECH,
+    in_worker=False,
+    makes_manifests=True,
+    is_shared_folder=True,
+)
+TOWERS = Kind("towers", make_towers, _SPEECH, in_worker=False)
+PREPARED = Kind("prepared", make_prepared, (*_TRAINED, "evaluation"), makes_manifests=True)
+STATES = Kind("encoder-states", make_states, _SPEECH, by_content=False)
+STAGES = Kind("stages", make_stages, _TRAINED)
+EVALUATION = Kind("evaluations", evaluate, (*_TRAINED, *_MEASURES))
+"""What each kind of step is, and the source that decides its result."""
