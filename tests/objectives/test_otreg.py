@@ -335,6 +335,19 @@ def test_a_single_target_takes_every_frame() -> None:
     assert bool(torch.isfinite(speech.grad).all())
 
 
+@pytest.mark.parametrize("pad_mass", [0.4, "estimate"])
+def test_an_utterance_without_an_anchor_of_its_own_keeps_all_mass_on_its_tokens(
+    pad_mass: float | str,
+) -> None:
+    text = torch.randn(2, 3, DIM)
+    pair = SpeechTextPair(torch.randn(2, 8, DIM), text, pad_embedding=3 * text[0, 1])
+    out = OTReg.paper(pad_mass=pad_mass, **TIGHT)(pair)
+    assert out.targets.anchor.any(1).tolist() == [False, True]
+    sums = out.plan.sum(1)
+    torch.testing.assert_close(sums[0], torch.tensor([1 / 3, 1 / 3, 1 / 3, 0]))
+    torch.testing.assert_close(sums.sum(1), torch.ones(2))
+
+
 def test_fewer_frames_than_targets_still_reach_every_target() -> None:
     speech = torch.randn(1, 2, DIM)
     out = OTReg(loss="cost", **TIGHT)(SpeechTextPair(speech, torch.randn(1, 5, DIM)))

@@ -60,6 +60,29 @@ def test_drawn_rows_are_new_and_stand_for_the_others() -> None:
         assert vocabulary.drawn_log_weight == pytest.approx(math.log((VOCAB - 6) / k))
 
 
+def test_further_rows_that_are_the_pad_row_take_no_part() -> None:
+    table = torch.randn(VOCAB, DIM)
+    table[7], table[30] = table[0], 2 * table[0]
+    ids = torch.tensor([[1, 2, 3], [4, 5, -100]])
+    fits = {"text": table[ids.clamp(min=0)], "pad_embedding": table[0], "embedding_table": table}
+    pair = make_pair(**fits, step_ids=torch.tensor([1, 7]))
+    loss = CTC()(pair).loss
+    for setting in ("all", "step", 9, VOCAB):
+        among = pair_classes(pair, with_pad=True, setting=setting)
+        assert (among.pad_class, among.left_out) == (0, (7, 30))
+        if among.members is not None:
+            assert not set(among.members.tolist()) & {7, 30}
+        if setting == 9:
+            others = VOCAB - 5 - 3  # neither the tokens nor the pad row and its likes
+            assert among.drawn_log_weight == pytest.approx(math.log(others / 9))
+    assert among.drawn_log_weight == 0  # every row that can take part does
+    assert among.num_classes == VOCAB - 2
+    torch.testing.assert_close(CTC(vocabulary=VOCAB)(pair).loss, loss)
+    keep = [row for row in range(VOCAB) if row not in (7, 30)]
+    fewer = make_pair(**(fits | {"embedding_table": table[keep]}))  # ids 1 to 5 stay what they are
+    torch.testing.assert_close(CTC()(fewer).loss, loss)
+
+
 def test_the_same_seed_draws_the_same_rows_whatever_the_batch() -> None:
     ids = torch.arange(1, 6)
     one = make_pair(step_ids=ids, draw_seed=7)

@@ -81,7 +81,6 @@ class _LogProbabilities(torch.autograd.Function):
             _spread(real, scaled, (batch, frames)), _unit_rows(rows, scaled.dtype).transpose(1, 2)
         )
         values.sub_(_spread(real, log_sum, (batch, frames)).unsqueeze(2))
-        values.masked_fill_(~frame_mask.unsqueeze(2), 0.0)
         if mean is not None:
             ctx.save_for_backward(real, rows, scaled, scale, total, mean)
             ctx.temperature, ctx.dtype = temperature, speech.dtype
