@@ -102,5 +102,11 @@ def test_every_public_name_is_importable_and_listed() -> None:
     for name in otreg.__all__:
         assert getattr(otreg, name) is not None
         assert name in dir(otreg)
-    with pytest.raises(AttributeError, match="'otreg' has no attribute 'OTreg'"):
+    with pytest.raises(AttributeError, match=r"'otreg' has no attribute 'OTreg'$"):
         otreg.OTreg  # noqa: B018
+
+
+def test_a_room_that_is_not_imported_says_how() -> None:
+    code = "import otreg; otreg.model"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "no attribute 'model'; it is a module: import otreg.model" in run.stderr

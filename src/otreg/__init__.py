@@ -1,6 +1,7 @@
 """otreg: optimal-transport regularisation of speech-text alignment (OTReg, arXiv 2508.08131)."""
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -42,7 +43,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import a public name from the module where it lives."""
     if name not in _HOME:
-        raise AttributeError(f"module 'otreg' has no attribute {name!r}")
+        is_room = not name.startswith("_") and importlib.util.find_spec(f"otreg.{name}") is not None
+        remedy = f"; it is a module: import otreg.{name}" if is_room else ""
+        raise AttributeError(f"module 'otreg' has no attribute {name!r}{remedy}")
     return getattr(importlib.import_module(_HOME[name]), name)
 
 

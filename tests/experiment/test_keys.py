@@ -12,7 +12,7 @@ import soundfile
 
 from otreg.experiment import steps
 from otreg.experiment.graph import Kind
-from otreg.experiment.keys import PACKAGE, Digests, digest, source_digest
+from otreg.experiment.keys import PACKAGE, Digests, digest, own_source, source_digest
 
 
 def corpus(folder: Path, tone: float = 0.1) -> Path:
@@ -76,6 +76,19 @@ def test_the_source_digest_follows_every_file_of_its_parts_alone(tmp_path: Path)
         (tmp_path / name).write_text(name)
     assert now() == before
     source_digest.cache_clear()
+
+
+def test_code_of_ones_own_is_known_by_its_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_loss.py").write_text("one = 1\n")
+    settings = {"stages": [{"objectives": {"x": {"type": "own_loss:one"}}}], "path": "/a:b"}
+    before = own_source(settings)
+    assert before.keys() == {"own_loss"}
+    (tmp_path / "own_loss.py").write_text("one = 2\n")
+    assert own_source(settings) != before
+    assert own_source({"type": "no_such_module_at_all:x"}) == {"no_such_module_at_all": None}
 
 
 KINDS = [value for value in vars(steps).values() if isinstance(value, Kind)]

@@ -136,9 +136,9 @@ def test_provenance_says_what_out_was_made_of(plain: Path, tmp_path: Path) -> No
     import hashlib
 
     out = tmp_path / "out.jsonl"
-    run(plain, out, lengths, command=["otreg", "prepare", "toy"])
+    run(plain, out, lengths, command="otreg prepare toy")
     made = json.loads((tmp_path / "out.jsonl.provenance.json").read_text())
-    assert made["command"] == ["otreg", "prepare", "toy"]
+    assert made["command"] == "otreg prepare toy"
     assert (made["program"], made["settings"]) == ("toy", {"a": 1})
     assert made["versions"]["torch"]
     sha256 = hashlib.sha256(plain.read_bytes()).hexdigest()

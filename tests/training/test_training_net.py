@@ -222,6 +222,30 @@ def test_the_trainer_calls_no_objective_of_weight_zero(
     assert not [key for entry in trainer.state.log_history for key in entry if "mine" in key]
 
 
+class IsNeverBuilt(nn.Module):
+    """An objective that must not even be made."""
+
+    def __init__(self) -> None:
+        raise AssertionError("an objective of weight 0 was made")
+
+
+def test_an_objective_of_weight_zero_is_not_even_made(
+    towers: Towers, manifest: Path, tmp_path: Path
+) -> None:
+    zero = {"mine": {"weight": 0, "type": "test_training_net:IsNeverBuilt"}}
+    assert run(run_config(towers, manifest, [stage(objectives=zero)]), tmp_path)
+
+
+def test_the_weight_of_an_objective_warms_up_as_configured(
+    towers: Towers, manifest: Path, tmp_path: Path
+) -> None:
+    """Linearly, from 0, over the first half of four steps."""
+    objectives = {"otreg": {"weight": 0.3, "warmup_fraction": 0.5}}
+    run(run_config(towers, manifest, [stage(steps=4, objectives=objectives)]), tmp_path)
+    weights = [(entry["loss"] - entry["ce"]) / entry["otreg"] for entry in steps_of(tmp_path)]
+    assert weights == pytest.approx([0.0, 0.15, 0.3, 0.3], abs=1e-4)
+
+
 @pytest.fixture
 def towers_with_a_nan(towers: Towers, tmp_path: Path) -> Towers:
     """A language model whose last norm is NaN: its logits are, its embeddings are not."""

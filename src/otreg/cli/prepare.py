@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from otreg.cli.application import app, quiet_transformers
+from otreg.cli.command_line import command_line
 
 programs = typer.Typer(
     no_args_is_help=True,
@@ -98,6 +99,11 @@ def words(
     if unknown != "refuse" and ctc is None:
         raise ValueError("--unknown is for --ctc; leave it out")
     others = _named(beside or [])
+    if others and against is None:
+        raise ValueError("--beside names rivals to judge against exact words; give --against too")
+    name = "ctc" if ctc is not None else "plan" if model is not None else "words"
+    if taken := {name, "even"} & set(others):
+        raise ValueError(f"--beside {min(taken)} is the name of another row; choose another")
     _check_files([*inputs, *([] if against is None else [against]), *others.values()])
     quiet_transformers()
     from otreg.prepare.words import WordSource, prepare_words
@@ -116,18 +122,14 @@ def words(
         out,
         source,
         replace_words=replace,
-        against=against,
-        beside=others,
         root=root,
         skip=skip,
         overwrite=overwrite,
         quiet=quiet,
-        command=command_line(context),
+        command=command_line("prepare words", context.params),
     )
-    if "start_errors" in made:
-        from otreg.cli.tables import print_start_errors
-
-        print_start_errors(made["start_errors"]["sources"])
+    if against is not None:
+        _compare(out, name, against, others, root)
     _echo_counts(made, out)
 
 
@@ -197,7 +199,7 @@ def select(
         root=root,
         overwrite=overwrite,
         quiet=quiet,
-        command=command_line(context),
+        command=command_line("prepare select", context.params),
     )
     _echo_counts(made, out)
 
@@ -235,26 +237,24 @@ def encoder_states(
         device=_device(device),
         root=root,
         quiet=quiet,
-        command=command_line(context),
+        command=command_line("prepare encoder-states", context.params),
     )
     _echo_counts(made, out)
 
 
-def command_line(context: typer.Context) -> list[str]:
-    """The command as a user would type it again: its arguments, and options that were given."""
-    line = context.command_path.split()
-    for parameter in context.command.params:
-        value = context.params.get(parameter.name or "")
-        if value is None or value == parameter.default or value is False or value == []:
-            continue
-        values = [str(item) for item in value] if isinstance(value, list) else [str(value)]
-        if parameter.param_type_name == "argument":
-            line += values
-        elif value is True:
-            line.append(parameter.opts[0])
-        else:
-            line += [part for item in values for part in (parameter.opts[0], item)]
-    return line
+def _compare(
+    out: Path, name: str, against: Path, others: Mapping[str, Path], root: Path | None
+) -> None:
+    """Judge OUT and other manifests against exact words; show it and add it to the provenance."""
+    from otreg.cli.tables import print_word_times
+    from otreg.data.manifest import read_manifest
+    from otreg.evaluation.word_sources import compare_sources
+    from otreg.prepare.provenance import add_to_provenance
+
+    sources = {key: read_manifest(path, root=root) for key, path in {name: out, **others}.items()}
+    measures = compare_sources(read_manifest(against, root=root), sources)
+    add_to_provenance(out, word_times={"against": str(against), "sources": measures})
+    print_word_times(measures)
 
 
 def _echo_counts(made: Mapping[str, Any], out: Path) -> None:

@@ -6,9 +6,11 @@ Two calls of one step share its result only where all of these agree; a path is 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import platform
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -18,11 +20,12 @@ from otreg.data.file_digests import FileDigests
 from otreg.data.manifest import Utterance, read_manifest
 from otreg.versions import versions
 
-__all__ = ["Digests", "digest", "libraries", "source_digest"]
+__all__ = ["Digests", "digest", "libraries", "own_source", "source_digest"]
 
 PACKAGE = Path(__file__).parents[1]
 _SHARED = ("names.py", "pair.py", "shapes.py", "versions.py")
 _MORE_LIBRARIES = ("safetensors", "soxr", "espeakng-loader")
+_CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _SHOWN = 16  # hexadecimal digits, 64 bits: enough for the steps of one folder
 
 
@@ -65,6 +68,41 @@ def source_digest(parts: tuple[str, ...], package: Path = PACKAGE) -> str:
         name = path.relative_to(package).as_posix()
         total.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return total.hexdigest()[:_SHOWN]
+
+
+def own_source(value: Any) -> dict[str, str | None]:
+    """Digests of the modules that plain data name as `package.module:callable`.
+
+    Such code lies outside of otreg, and what it does decides the result as our own source does. Only
+    the module itself is read, not what it imports.
+
+    Args:
+        value: plain data, searched at every depth.
+
+    Returns:
+        Module -> digest; None where its source cannot be found.
+    """
+    found: dict[str, str | None] = {}
+    if isinstance(value, Mapping):
+        for item in value.values():
+            found |= own_source(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            found |= own_source(item)
+    elif isinstance(value, str) and _CALLABLE.fullmatch(value):
+        module = value.partition(":")[0]
+        found[module] = _module_digest(module)
+    return found
+
+
+def _module_digest(module: str) -> str | None:
+    try:
+        spec = importlib.util.find_spec(module)
+        if spec is None or spec.origin is None:
+            return None
+        return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
+    except (ImportError, ValueError, OSError):
+        return None
 
 
 class Digests:

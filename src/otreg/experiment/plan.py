@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from otreg.evaluation.gate_specs import gate_measures
 from otreg.experiment.definition import Experiment
 from otreg.experiment.graph import Graph, Ref
 from otreg.experiment.steps import (
@@ -26,7 +27,7 @@ from otreg.experiment.steps import (
 from otreg.training.config import RunConfig, StageConfig, config_to_dict
 from otreg.training.yaml_config import ConfigError
 
-__all__ = ["Plan", "Trained", "units"]
+__all__ = ["Plan", "Trained", "unit_config", "units"]
 
 _OF_LATER_STAGES = ("lora", "dtype")  # the rest is in the model that the former stage saved
 _OF_ENCODER = ("short_mel", "dtype")
@@ -105,6 +106,7 @@ class Plan:
             "corpora": list(experiment.evaluate),
             "in_domain": list(experiment.in_domain),
             "measures": experiment.as_dict()["measures"],
+            "sample_measures": sorted({"wer", *gate_measures(experiment.gates)}),
             "options": dict(experiment.evaluation),
         }
         title, whom = "evaluation", f"{arm} (seed {seed})"
@@ -152,7 +154,7 @@ class Plan:
             else:
                 towers = self._towers()
                 starts = {name: Ref(towers, name) for name in ("audio_tower", "language_model")}
-            settings = {"run": _unit_config(config, unit, seed, is_first=not done)}
+            settings = {"run": unit_config(config, unit, seed, is_first=not done)}
             inputs = {**starts, **reads}
             title = f"stage {names}"
             done.append(self.graph.add(STAGES, names, settings, inputs, title=title, whom=whom))
@@ -215,10 +217,18 @@ class Plan:
         return Ref(self.graph.add(STATES, "states", settings, inputs, title=title), "states")
 
 
-def _unit_config(
+def unit_config(
     config: RunConfig, unit: Sequence[StageConfig], seed: int, *, is_first: bool
 ) -> dict[str, Any]:
-    """The configuration of some stages of a run as plain data, without paths."""
+    """The configuration of some stages of a run as plain data, without paths.
+
+    Args:
+        config: of the whole run.
+        unit: the stages.
+        seed: takes the place of the configuration's own.
+        is_first: whether they start from the towers; otherwise from the model that the stage before
+            them saved, which then says itself what it is made of.
+    """
     data = config_to_dict(config)
     names = {stage.name for stage in unit}
     data["seed"] = seed

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from otreg.experiment.corpora import CORPORA
+from otreg.experiment.corpora import build
 from otreg.experiment.graph import Call, Kind
 from otreg.experiment.measures import find_measure
 from otreg.experiment.programs import find_program
@@ -25,14 +25,14 @@ logger = logging.getLogger(__name__)
 STATE_PARTS = ("train", "validation", "test")
 _STEPS = ("experiment/steps.py", "experiment/corpora.py", "experiment/programs.py")
 _SPEECH = ("data", "model", "prepare", "synthetic", *_STEPS)
+_MEASURES = ("evaluation", "experiment/measures.py", "experiment/view_measures.py")
 _TRAINED = ("transport", "objectives", "forwards", "training", *_SPEECH)
 
 
 def make_corpora(call: Call) -> Mapping[str, Path]:
     """Synthesise corpora; what an earlier call completed with the same settings is kept."""
-    kind = CORPORA[call.settings["type"]]
-    sizes = kind.settings(**call.settings["sizes"])
-    return kind.build(call.folder, sizes, call.settings["split"])
+    settings = call.settings
+    return build(settings["type"], call.folder, settings["sizes"], settings["split"])
 
 
 def make_towers(call: Call) -> Mapping[str, Path]:
@@ -133,6 +133,7 @@ def evaluate(call: Call) -> Mapping[str, Path]:
     """Evaluate a model on the experiment's corpora; writes its part of results.json."""
     from otreg.data.dataset import SpeechTextDataset
     from otreg.evaluation.evaluate import evaluate_model
+    from otreg.evaluation.measures import GAP_MEASURES
     from otreg.evaluation.results import write_results
     from otreg.model.loading import load_model
     from otreg.prepare.encoder_states import build_encoder_cache
@@ -155,6 +156,7 @@ def evaluate(call: Call) -> Mapping[str, Path]:
         seed=settings["seed"],
         in_domain=settings["in_domain"],
         encoder_cache=caches or None,
+        sample_measures=settings["sample_measures"],
         **settings["options"],
     )
     of = {"arm": settings["arm"], "seed": settings["seed"]}
@@ -172,6 +174,12 @@ def evaluate(call: Call) -> Mapping[str, Path]:
         )
         for name, found in records.items():
             part[name] = [*part.get(name, []), *found]
+    # Samples of gap measures that no gate asks for would only make the file large.
+    part["samples"] = [
+        sample
+        for sample in part["samples"]
+        if sample["measure"] in settings["sample_measures"] or sample["measure"] not in GAP_MEASURES
+    ]
     part["curves"] = [of | record for log in _numbered(call, "log") for record in _losses(log)]
     return {"results": write_results(part, call.folder / "results.json")}
 
@@ -196,8 +204,8 @@ CORPORA_STEP = Kind(
     is_shared_folder=True,
 )
 TOWERS = Kind("towers", make_towers, _SPEECH, in_worker=False)
-PREPARED = Kind("prepared", make_prepared, _TRAINED, makes_manifests=True)
+PREPARED = Kind("prepared", make_prepared, (*_TRAINED, "evaluation"), makes_manifests=True)
 STATES = Kind("encoder-states", make_states, _SPEECH, by_content=False)
 STAGES = Kind("stages", make_stages, _TRAINED)
-EVALUATION = Kind("evaluations", evaluate, (*_TRAINED, "evaluation", "experiment/measures.py"))
+EVALUATION = Kind("evaluations", evaluate, (*_TRAINED, *_MEASURES))
 """What each kind of step is, and the source that decides its result."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from otreg.model import lora
+from otreg.model.card import write_model_card
 from otreg.model.compression import keep_log_weight, merge_pairs, snap_to_vocabulary
 from otreg.model.configuration import SpeechLMConfig
 from otreg.model.embeddings import embedding_row, embedding_rows, embedding_scale
@@ -77,6 +78,20 @@ class SpeechLMPreTrainedModel(PreTrainedModel):
             if mode and is_frozen(part):
                 part.eval()
         return self
+
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: Any, is_main_process: bool = True, **kwargs: Any
+    ) -> None:
+        """Save as transformers does, with a model card that says how to load the model.
+
+        Args:
+            save_directory: the folder; a README.md in it stays as it is.
+            is_main_process: whether this process writes.
+            kwargs: as for transformers.
+        """
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if is_main_process:
+            write_model_card(save_directory, self.config)
 
     def encode(self, input_features: Tensor, input_features_mask: Tensor) -> EncoderStates:
         """Run the encoder alone, to cache what a frozen one gives.

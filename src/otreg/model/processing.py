@@ -14,6 +14,7 @@ from otreg.data.collate import SpeechTextCollator
 from otreg.data.dataset import Example
 from otreg.data.segments import Clip, Row, Segment
 from otreg.model.configuration import SpeechLMConfig, adapter_frame_plan
+from otreg.model.conversation import Messages, check_options, prompt_examples
 from otreg.model.features import (
     SAMPLE_RATE_HZ,
     check_samples,
@@ -245,6 +246,7 @@ class SpeechLMProcessor(ProcessorMixin):
         return_tensors: str = "pt",
         padding_side: Literal["left", "right"] | None = None,
         sampling_rate: int | None = None,
+        **unknown: Any,
     ) -> BatchFeature:
         """Make a batch of audio, with transcripts to train on or without to generate from.
 
@@ -256,15 +258,21 @@ class SpeechLMProcessor(ProcessorMixin):
             return_tensors: "pt", the only kind.
             padding_side: of the text; default "right" with transcripts, "left" without.
             sampling_rate: checked where given, in Hz.
+            unknown: refused.
 
         Returns:
             The collator's batch: input_ids, attention_mask (batch, tokens), input_features,
             input_features_mask (right-padded), clips, and with text labels, text_ids, text_mask.
 
         Raises:
-            ValueError: another sampling rate or kind of tensors, lists of unequal length, or audio
-                that `otreg.model.features.check_samples` refuses.
+            ValueError: another sampling rate or kind of tensors, lists of unequal length, an
+                argument that is not listed here, or audio that `check_samples` refuses.
         """
+        if unknown:
+            raise ValueError(
+                f"this processor takes no {', '.join(sorted(unknown))}: it makes batches of audio and "
+                "transcripts; to generate by pipeline('any-to-any'), pass chat messages as text="
+            )
         if return_tensors != "pt":
             raise ValueError(f"return_tensors must be 'pt'; got {return_tensors!r}")
         if sampling_rate not in (None, SAMPLE_RATE_HZ):
@@ -283,6 +291,26 @@ class SpeechLMProcessor(ProcessorMixin):
         side = padding_side or ("left" if text is None else "right")
         collator = SpeechTextCollator(self, padding_side=side, training=text is not None)
         return BatchFeature(collator(examples))
+
+    def apply_chat_template(  # type: ignore[override]
+        self, conversation: Messages | Sequence[Messages], **options: Any
+    ) -> BatchFeature:
+        """Make a batch to generate from, of chat messages with audio in them.
+
+        Args:
+            conversation: see `otreg.model.conversation.prompt_examples`: one, or a list of them.
+            options: those of transformers, each with its only value here: see
+                `otreg.model.conversation.check_options`.
+
+        Returns:
+            The collator's batch: left-padded input_ids, attention_mask, and the audio.
+
+        Raises:
+            ValueError: as `prompt_examples` and `check_options`.
+        """
+        check_options(options)
+        collator = SpeechTextCollator(self, padding_side="left", training=False)
+        return BatchFeature(collator(prompt_examples(self, conversation)))
 
     def decode(self, token_ids: Any, **kwargs: Any) -> str:
         """Turn the ids of one sequence into text; special tokens and placeholders are left out."""

@@ -90,7 +90,7 @@ class Program:
         skip: bool = False,
         overwrite: bool = False,
         quiet: bool = False,
-        command: Sequence[str] = (),
+        command: str = "",
     ) -> None:
         self.name = name
         self.inputs = [Path(path) for path in inputs]
@@ -100,7 +100,7 @@ class Program:
         self.skip = skip
         self.overwrite = overwrite
         self.quiet = quiet
-        self.command = list(command)
+        self.command = command
         self.skipped: Counter[str] = Counter()
         self._content = ""
         self._lock = FileLock(self._beside(".lock"), timeout=0)

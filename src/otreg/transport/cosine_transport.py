@@ -9,7 +9,7 @@ from torch import Tensor
 
 from otreg.shapes import Float
 from otreg.transport.checks import check_options, check_vectors
-from otreg.transport.cost import inverse_norm
+from otreg.transport.cost import cosine_cost, inverse_norm
 from otreg.transport.implicit import plan_vjp
 from otreg.transport.problem import tau
 from otreg.transport.ragged import ragged_sizes
@@ -103,7 +103,7 @@ def cosine_transport(
         method=method,
     )
     check_vectors(x, y, a, b, prior, init)
-    options = {
+    options: dict[str, Any] = {
         "epsilon": epsilon,
         "tol": tol,
         "max_iter": max_iter,
@@ -112,6 +112,8 @@ def cosine_transport(
         "init": init,
         "method": method,
     }
+    if torch.compiler.is_compiling():
+        return _of_parts(x, y, a, b, prior, gradient, options)
     if not torch.is_grad_enabled():
         x, y = x.detach(), y.detach()  # then nothing is kept for a way back
     with torch.autocast(device_type=x.device.type, enabled=False):
@@ -119,6 +121,26 @@ def cosine_transport(
     if gradient == "envelope":
         plan = plan.detach()
     return CosineTransport(cost, value, plan, result)
+
+
+def _of_parts(
+    x: Tensor,
+    y: Tensor,
+    a: Tensor,
+    b: Tensor,
+    prior: Tensor | None,
+    gradient: str,
+    options: dict[str, Any],
+) -> CosineTransport:
+    """The same of separate parts, which torch.compile can put into a graph and fuse by itself."""
+    x = torch.where((a > 0).unsqueeze(2), x, 0.0)
+    y = torch.where((b > 0).unsqueeze(2), y, 0.0)
+    apart = cosine_cost(x, y)
+    problem = apart if prior is None else apart + prior.detach().to(apart.dtype)
+    result = sinkhorn(problem, a, b, gradient=gradient, **options)
+    plan, value = result.plan, result.value
+    cost = (plan * apart).sum((1, 2))
+    return CosineTransport(cost, value, plan, _without_gradient(result, plan.detach()))
 
 
 class _CosineTransport(torch.autograd.Function):
