@@ -1,14 +1,8 @@
 """Measures beyond error rates and gap, which an experiment asks for by name.
 
-A measure is called as
-
-    measure(model, processor, corpora, *, arm, seed, batch_size, caches, language_model, trained_on,
-            **options)
-
-with a trained model and its processor, manifests by name, encoder caches by the same names (empty
-where there are none), the folder of the language model before training, the manifests that the arm
-was trained on, and the options of the experiment's YAML. It returns lists of records of results.json,
-such as {"samples": […], "gap_by_layer": […]}.
+A measure is called as `measure(of, **options)`: `of` is a `Measured` (the trained model, its corpora,
+…), the options are those of the experiment's YAML. It returns lists of records of results.json, such
+as {"samples": […], "gap_by_layer": […]}.
 """
 
 from __future__ import annotations
@@ -18,12 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from otreg.experiment.salad import topic_share
-from otreg.experiment.view_measures import divergences_of, layers_of
+from otreg.experiment.view_measures import Measured, divergences_of, layers_of, topic_share
 from otreg.names import nearest
 from otreg.training.yaml_config import ConfigError
 
-__all__ = ["MEASURES", "MeasureKind", "find_measure"]
+__all__ = ["MEASURES", "MeasureKind", "Measured", "find_measure"]
 
 Measure = Callable[..., Mapping[str, list[dict[str, Any]]]]
 

@@ -1,17 +1,15 @@
-"""SALAD's programs for an experiment: misalignment of single rows, and the choice of what to speak."""
+"""SALAD's programs for an experiment: misalignment of single rows, the choice of what to speak."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from otreg.data.dataset import SpeechTextDataset
 from otreg.data.interleave import Interleaving
 from otreg.data.manifest import Utterance, read_manifest, write_manifest
 from otreg.evaluation.divergences import measure_divergences
-from otreg.evaluation.samples import sample_record
 from otreg.evaluation.views import views
 from otreg.model.loading import load_model
 from otreg.prepare.embedders import load_embedder
@@ -84,36 +82,3 @@ def choose(
         seed=seed,
         quiet=True,
     )
-
-
-def topic_share(
-    model: Any,
-    processor: Any,
-    corpora: Mapping[str, Path],
-    *,
-    arm: str,
-    seed: int,
-    batch_size: int,
-    caches: Mapping[str, Any],
-    language_model: Path,
-    trained_on: Sequence[Path],
-    topic: str,
-) -> dict[str, list[dict[str, Any]]]:
-    """The share of a topic among the rows that were chosen for an arm's training.
-
-    Args:
-        model, processor, corpora, arm, seed, batch_size, caches, language_model, trained_on: as every
-            measure; the one corpus names the record.
-        topic: the attribute "topic" of the rows that count.
-    """
-    rows = [row for path in trained_on for row in read_manifest(path)]
-    chosen = [row for row in rows if "select" in (row.custom or {})]
-    if not chosen:
-        return {"samples": []}
-    found = [float((row.attributes or {}).get("topic") == topic) for row in chosen]
-    ids = [row.id for row in chosen]
-    (corpus,) = corpora
-    record = sample_record(
-        arm=arm, seed=seed, corpus=corpus, measure="topic_share", ids=ids, numerator=found
-    )
-    return {"samples": [record]}

@@ -14,7 +14,7 @@ from typing import Any
 
 from otreg.experiment.corpora import build
 from otreg.experiment.graph import Call, Kind
-from otreg.experiment.measures import find_measure
+from otreg.experiment.measures import Measured, find_measure
 from otreg.experiment.programs import find_program
 from otreg.training.config import RunConfig, config_from_dict
 
@@ -161,7 +161,7 @@ def evaluate(call: Call) -> Mapping[str, Path]:
     )
     of = {"arm": settings["arm"], "seed": settings["seed"]}
     for measure in settings["measures"].values():
-        records = find_measure(measure["type"]).function(
+        of_measure = Measured(
             model,
             processor,
             {name: corpora[name] for name in measure["corpora"]},
@@ -170,8 +170,8 @@ def evaluate(call: Call) -> Mapping[str, Path]:
             caches={name: caches[name] for name in measure["corpora"] if name in caches},
             language_model=call.inputs["language_model"],
             trained_on=_numbered(call, "trained on"),
-            **measure["options"],
         )
+        records = find_measure(measure["type"]).function(of_measure, **measure["options"])
         for name, found in records.items():
             part[name] = [*part.get(name, []), *found]
     # Samples of gap measures that no gate asks for would only make the file large.
