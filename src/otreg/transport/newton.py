@@ -50,7 +50,8 @@ def solve_newton(problem: Problem) -> Solution:
     while True:
         error = dual.error(plan, g, level) / mass
         last = level <= epsilon
-        active = torch.where(last, error > problem.tol, True) & (num_iters < problem.max_iter)
+        active = torch.where(last, error > problem.tol, ~error.isnan())  # NaN will not go away
+        active = active & (num_iters < problem.max_iter)
         if not bool(active.any()):
             break
         deeper = active & ~last & (error <= _LEVEL_TOL)
