@@ -134,6 +134,15 @@ def test_the_bar_goes_to_stderr(corpus, installed, tmp_path, capsys) -> None:
     assert "8/8" not in out
 
 
+@pytest.mark.parametrize("program", ["words", "select", "encoder-states"])
+def test_every_program_has_help_with_an_example_and_bare_flags(program: str, capsys) -> None:
+    assert main(["prepare", program, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"Example: otreg prepare {program}" in shown
+    assert "--quiet" in shown
+    assert "<bool>" not in shown
+
+
 MISTAKES = {
     "two sources": (["--ctc", "x", "--model", "y"], "two sources"),
     "no source": ([], "--ctc MODEL or --model RUN"),

@@ -8,11 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from otreg.cli.application import app, quiet_transformers
+from otreg.cli.application import app, command_group, quiet_transformers
 from otreg.cli.command_line import command_line
 
-programs = typer.Typer(
-    no_args_is_help=True,
+programs = command_group(
     help="Programs over manifests: each writes a richer manifest, or fills a cache. A program that "
     "was killed goes on where it was when the same command is given again.",
     epilog="Example: otreg prepare words train.jsonl --out train.words.jsonl --ctc MODEL",
