@@ -50,7 +50,8 @@ class OTReg:
         position_width: the prior's width as a share of the utterance, > 0.
         temperature: of the softmax over the vocabulary, > 0.
         vocabulary: the softmax's classes: "all" rows of the embedding table; "step", the tokens of
-            the optimiser step's transcripts; or a number k, those and k more, drawn anew each step.
+            the optimiser step's transcripts; or a number k, those and k more, drawn anew each step
+            (docs/theory.md: 2048 for tables of real size).
         method: the solver, as in `otreg.sinkhorn`.
 
     Returns:
