@@ -14,7 +14,7 @@ define install
 	$(BIN)/pip install -q -e ".[$(1)]"
 endef
 
-.PHONY: demo test lint mutants install-dev clean
+.PHONY: demo test test-all lint mutants install-dev clean
 
 demo:
 	$(call install,demo)
@@ -23,7 +23,11 @@ demo:
 install-dev:
 	$(call install,dev)
 
+# What takes a minute or more by itself is marked slow: test-all runs that, too.
 test: install-dev
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: install-dev
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest $(ARGS)
 
 lint: install-dev

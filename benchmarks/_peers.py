@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from _problems import Problem, cost_of
 from torch import Tensor
 
 # POT would start JAX, TensorFlow and CuPy where they are installed; it is given torch's tensors.
@@ -22,18 +23,6 @@ for backend in ("JAX", "TENSORFLOW", "CUPY"):
 
 RULE = 1e-3  # the marginal error, as a share of the mass, that ends a solve
 MAX_ITER = 2000
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A padded batch: x (batch, n, dim), y (batch, m, dim), masses a and b, zero at padding."""
-
-    name: str
-    x: Tensor
-    y: Tensor
-    a: Tensor
-    b: Tensor
-    sizes: list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -69,12 +58,6 @@ class Method:
     compiles: bool = False  # the first call of a shape is not timed
     records: bool = False  # autograd keeps every iteration: its memory is bounded
     is_peer: bool = True
-
-
-def cost_of(x: Tensor, y: Tensor) -> Tensor:
-    """1 - cos(x, y), as any user of torch writes it."""
-    normalize = torch.nn.functional.normalize
-    return 1 - torch.bmm(normalize(x, dim=2), normalize(y, dim=2).transpose(1, 2))
 
 
 def whole_of(solve: Solve) -> Whole:

@@ -96,7 +96,7 @@ class NearestToken:
 def _loss_on(
     pair: SpeechTextPair, result: TransportResult, targets: Targets, temperature: float
 ) -> AlignmentOutput:
-    classes = pair_classes(pair, pad_class=False)
+    classes = pair_classes(pair, with_pad=False)
     loss = vocabulary_loss(pair, result.plan, targets, classes, temperature)
     terms = {"vocabulary": loss.detach()}
     return AlignmentOutput(loss, result.plan, terms, targets, result.converged)

@@ -32,56 +32,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 from _machine import address_space, at_most, bound_threads, keep_freed_memory, machine
-from _peers import MAX_ITER, RULE, Method, Problem, Solved, cost_of, peers, whole_of
+from _peers import MAX_ITER, RULE, Method, Solved, peers, whole_of
+from _problems import SEED, Problem, cost_of, make_problem
 from torch import Tensor
 
 from otreg.transport import cosine_transport, sinkhorn
-from otreg.transport.sinkhorn import METHODS
 
 SHAPES = ("8x100x20x256", "8x375x80x1024", "32x375x80x1024", "8x1500x400x1024", "ragged")
 EPSILONS = (0.05, 0.02, 0.01)
-SEED = 0
-NOISE = 1.0  # a frame's noise relative to its token: their cosine is about 0.7
 MAX_CALIBRATIONS, MAX_FIXED_ITERATIONS = 6, 1600
-
-
-def ragged_sizes(rng: np.random.Generator, batch: int = 16) -> list[tuple[int, int]]:
-    """Frames and tokens of utterances as LibriSpeech's: 2-16 s, most of them long; 3.4 tokens/s."""
-    durations_s = rng.triangular(2, 15, 16, batch)
-    rates_hz = rng.uniform(12.5, 25, batch)
-    return [(round(s * hz), round(3.4 * s)) for s, hz in zip(durations_s, rates_hz, strict=True)]
-
-
-def make_problem(name: str) -> Problem:
-    """Random speech and transcript: each frame is a token of a monotone alignment plus noise.
-
-    Tokens are Gaussian vectors of norm about 1. Tokens hold the floor in turn for at least a frame,
-    their shares drawn from a Dirichlet distribution; to each frame noise is added and its norm is
-    drawn anew. Masses are uniform over frames and over tokens, so durations and masses disagree.
-    """
-    rng = np.random.default_rng(SEED)
-    if name == "ragged":
-        sizes, dim = ragged_sizes(rng), 1024
-    else:
-        batch, n, m, dim = map(int, name.split("x"))
-        sizes = [(n, m)] * batch
-    n_max, m_max = (max(column) for column in zip(*sizes, strict=True))
-    x = np.zeros((len(sizes), n_max, dim), np.float32)
-    y = np.zeros((len(sizes), m_max, dim), np.float32)
-    a, b = np.zeros(x.shape[:2], np.float32), np.zeros(y.shape[:2], np.float32)
-    for k, (n, m) in enumerate(sizes):
-        tokens = rng.standard_normal((m, dim)) / dim**0.5
-        durations = 1 + rng.multinomial(n - m, rng.dirichlet(np.full(m, 2.0)))
-        noise = NOISE * rng.standard_normal((n, dim)) / dim**0.5
-        frames = np.repeat(tokens, durations, axis=0) + noise
-        x[k, :n] = frames * np.exp(0.2 * rng.standard_normal((n, 1)))
-        y[k, :m] = tokens
-        a[k, :n], b[k, :m] = 1 / n, 1 / m
-    tensors = (torch.from_numpy(array) for array in (x, y, a, b))
-    return Problem(name, *tensors, sizes)
 
 
 def marginal_error(problem: Problem, cost: Tensor, epsilon: float, solved: Solved) -> float | None:
@@ -128,7 +89,8 @@ def fixed_plan(problem: Problem, cost: Tensor, epsilon: float, knob: float) -> S
 
 def methods_of(patterns: str) -> list[Method]:
     """The floor, then otreg's methods and the peers whose names match a pattern."""
-    known = [otreg_solver(name) for name in METHODS if name not in ("auto", "triton")]
+    # The reference is for reading, and Triton's solver for GPUs.
+    known = [otreg_solver(name) for name in ("accelerated", "compiled", "newton")]
     known += [Method("otreg-auto", whole=otreg_whole, is_peer=False), *peers()]
     wanted = [pattern.strip() for pattern in patterns.split(",")]
     for pattern in wanted:

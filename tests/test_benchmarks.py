@@ -33,7 +33,7 @@ def test_transport_benchmark_times_otreg_and_pot_on_both_kinds(report):
     rows = report[0]["rows"]
     assert all(set(row) >= KEYS for row in rows)
     names = {(row["kind"], row["method"]) for row in rows}
-    assert {("floor", "floor"), ("whole", "otreg-auto"), ("solver", "otreg-reference")} <= names
+    assert {("floor", "floor"), ("whole", "otreg-auto"), ("solver", "otreg-accelerated")} <= names
     assert {("whole", "pot-batch-log"), ("solver", "pot-loop-log")} <= names
     assert all(row["seconds"] > 0 and row["ratio_to_floor"] > 0 for row in rows)
 

@@ -14,6 +14,9 @@ import pytest
         "objectives.base",
         "objectives.plan",
         "objectives.registry",
+        "prepare.journal",
+        "prepare.selection",
+        "prepare.spelling",
     ],
 )
 def test_examples_in_docstrings_run(module: str) -> None:

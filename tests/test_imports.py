@@ -1,79 +1,10 @@
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import otreg
-
-SOURCE = Path(otreg.__file__).parent
-
-# Each part may import the parts named here, and itself.
-ALLOWED = {
-    "shapes": set(),
-    "names": set(),
-    "versions": set(),
-    "transport": {"shapes"},
-    "pair": {"shapes", "transport"},
-    "objectives": {"shapes", "names", "transport", "pair"},
-    "data": {"shapes", "names", "transport", "pair"},
-    "model": {"shapes", "names", "transport", "pair", "data"},
-    "forwards": {"shapes", "names", "transport", "pair", "objectives", "data", "model"},
-    "prepare": {"names", "versions", "data", "model", "pair", "objectives"},
-    "synthetic": {"names", "data", "model"},
-    "evaluation": {
-        "forwards",
-        "shapes",
-        "names",
-        "versions",
-        "transport",
-        "pair",
-        "objectives",
-        "data",
-        "model",
-    },
-    "training": {
-        "shapes",
-        "names",
-        "versions",
-        "transport",
-        "pair",
-        "objectives",
-        "forwards",
-        "data",
-        "model",
-        "prepare",
-    },
-}
-
-
-def imported_parts(path: Path) -> set[str]:
-    """The parts of the package that a module imports, anywhere in it."""
-    parts = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute here"
-            module = node.module or ""
-            names = [f"{module}.{a.name}" for a in node.names] if module == "otreg" else [module]
-        parts |= {name.split(".")[1] for name in names if name.startswith("otreg.")}
-    return parts
-
-
-@pytest.mark.parametrize("part", ALLOWED)
-def test_imports_point_one_way(part: str) -> None:
-    modules = (
-        [SOURCE / f"{part}.py"]
-        if (SOURCE / f"{part}.py").is_file()
-        else (SOURCE / part).rglob("*.py")
-    )
-    for module in modules:
-        forbidden = imported_parts(module) - ALLOWED[part] - {part}
-        assert not forbidden, f"{module} imports {sorted(forbidden)}"
-
 
 LOSSES = "OTReg, SpeechTextPair, sinkhorn, CTC"
 MODELS = "SpeechLMConfig, SpeechLMForConditionalGeneration, SpeechLMProcessor"

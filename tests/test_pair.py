@@ -34,6 +34,25 @@ def test_a_pair_cannot_be_changed() -> None:
         ({"token_ids": torch.ones(2, 4).long()}, r"token_ids must be a tensor of shape \(2, 3\)"),
         ({"pad_embedding": torch.randn(5)}, r"pad_embedding must be a tensor of shape \(4,\)"),
         ({"embedding_table": torch.randn(9, 5)}, r"embedding_table must be \(vocab, dim=4\)"),
+        (
+            {"step_ids": torch.ones(2, 3).long()},
+            r"step_ids must be a tensor of shape \(k,\).*\(2, 3",
+        ),
+        ({"step_ids": [1, 2]}, r"step_ids must be a tensor of shape \(k,\).* got list"),
+        ({"step_ids": torch.ones(3)}, r"step_ids must be integers, got torch.float32; use .long"),
+        (
+            {"embedding_table": torch.randn(9, 4), "step_ids": torch.tensor([3, 9])},
+            r"step_ids must lie in \[0, 9\) to index embedding_table, got 3 … 9",
+        ),
+        (
+            {"embedding_table": torch.randn(9, 4), "pad_token_id": 9},
+            r"pad_token_id must lie in \[0, 9\), .* got 9; pass None",
+        ),
+        (
+            {"embedding_table": torch.randn(9, 4), "pad_token_id": -1},
+            r"pad_token_id must lie in \[0, 9\), .* got -1",
+        ),
+        ({"step_ids": torch.ones(3, device="meta").long()}, "step_ids is on meta, speech on cpu"),
         ({"speech": torch.randn(2, 5, 4, device="meta")}, "on cpu, speech on meta; move"),
         (
             {"text_mask": torch.tensor([[True, True, False], [False, False, False]])},
@@ -70,3 +89,16 @@ def test_token_ids_of_padding_may_be_anything() -> None:
         embedding_table=torch.randn(9, 4),
     )
     assert pair.token_ids is ids
+
+
+def test_a_table_is_taken_as_it_is() -> None:
+    table = torch.nn.Parameter(torch.randn(9, 4))
+    pair = SpeechTextPair(
+        torch.randn(2, 5, 4),
+        torch.randn(2, 3, 4),
+        embedding_table=table,
+        pad_token_id=3,
+        step_ids=torch.empty(0).long(),
+        draw_seed=-5,
+    )
+    assert pair.embedding_table is table

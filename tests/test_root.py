@@ -63,14 +63,6 @@ def test_without_the_root_the_error_names_the_option(
     assert re.search(rf"outside\.jsonl:1: .*leads out of .*{option}", capsys.readouterr().err)
 
 
-def test_the_root_reaches_evaluate_and_is_part_of_the_command(place: Path, tmp_path: Path) -> None:
-    command = [*commands(place, tmp_path)["evaluate"], "--max-new-tokens", "2"]
-    assert main([*command, "--root", str(place)]) == 0
-    results = json.loads((tmp_path / "r.json").read_text())
-    assert results["rows"][0]["corpus"] == "a"
-    assert f"--root={place}" in results["command"]
-
-
 def test_the_root_reaches_align(place: Path, tmp_path: Path) -> None:
     assert main([*commands(place, tmp_path)["align"], "--root", str(place)]) == 0
     assert (tmp_path / "plans" / "u0.json").is_file()
@@ -79,14 +71,8 @@ def test_the_root_reaches_align(place: Path, tmp_path: Path) -> None:
 def test_the_root_reaches_the_miniature(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spoken = []
-    monkeypatch.setattr(towers_module, "train_language_model", lambda *_: None)
-    monkeypatch.setattr(towers_module, "train_encoder", lambda given, *_: spoken.extend(given))
-    build = towers_module.build_miniature
-    monkeypatch.setattr(
-        towers_module,
-        "build_miniature",
-        lambda *given, **options: build(*given, **options, num_processes=1),
-    )
+    jobs: dict[str, tuple] = {}
+    monkeypatch.setattr(towers_module, "_train_side_by_side", lambda made, _: jobs.update(made))
     assert main([*commands(place, tmp_path)["miniature"], "--root", str(place)]) == 0
+    spoken = jobs["audio_tower"][0]
     assert [row.audio for row in spoken] == [place / "audio" / f"u{i}.wav" for i in range(4)]

@@ -174,9 +174,11 @@ def test_an_mp3_file_whose_length_libsndfile_underestimates_is_refused(tmp_path)
 def test_a_header_frame_by_any_name_leaves_the_count_to_the_decoder(tmp_path, tag):
     # Two silent frames made by hand, MPEG 1 layer III, 128 kbit/s, 44.1 kHz, mono: 417 bytes each.
     frame = b"\xff\xfb\x90\xc4"
-    place = 36 if tag == b"VBRI" else 21
+    plain = frame.ljust(417, b"\0")
+    header = (frame.ljust(36 if tag == b"VBRI" else 21, b"\0") + tag).ljust(417, b"\0")
     path = tmp_path / "a.mp3"
-    path.write_bytes((frame.ljust(place, b"\0") + tag).ljust(417, b"\0") + frame.ljust(417, b"\0"))
+    path.write_bytes(header + plain)
     assert check_container(path, "mp3") is None
-    path.write_bytes(2 * frame.ljust(417, b"\0"))
-    assert check_container(path, "mp3") == 2 * 1152
+    for frames in (plain + plain, plain + header):  # speech may hold these letters by chance
+        path.write_bytes(frames)
+        assert check_container(path, "mp3") == 2 * 1152

@@ -117,3 +117,11 @@ def test_words_that_are_not_those_of_the_text_are_refused():
 def test_a_range_upside_down_is_refused():
     with pytest.raises(ValueError, match=r"text_words must be two numbers.*got \[3, 2\]"):
         Interleaving((3, 2))
+
+
+def test_a_row_of_text_alone_is_a_document_as_a_whole():
+    said = ({"type": "text", "text": "all of it"},)
+    row = Interleaving()(Utterance("t", None, messages=({"role": "assistant", "content": said},)))
+    assert [(s.kind, s.text, s.supervised) for s in row.segments] == [("text", "all of it", True)]
+    with pytest.raises(ValueError, match="neither audio nor a turn of the assistant"):
+        Interleaving()(Utterance("t", None))

@@ -6,12 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from otreg.evaluation.divergences import (
-    kl_divergence,
-    measure_divergences,
-    sum_by_utterance,
-    text_positions,
-)
+from otreg.evaluation.divergences import measure_divergences, sum_by_utterance
+from otreg.objectives.cross_entropy import predicted_positions
+from otreg.objectives.distillation import kl_divergence
 
 
 def test_the_divergence_of_two_coins_has_its_closed_form():
@@ -43,7 +40,7 @@ def test_what_the_target_excludes_adds_nothing_and_what_the_other_excludes_is_in
     assert kl_divergence(q, p).item() == math.inf
 
 
-def test_half_precision_is_measured_in_single():
+def test_half_precision_is_measured_in_single(unchecked_shapes):
     p = torch.randn(3, 50, generator=torch.Generator().manual_seed(1))
     value = kl_divergence(p.bfloat16(), p.bfloat16() + 1)
     assert value.dtype == torch.float32
@@ -80,13 +77,13 @@ def test_each_text_token_is_compared_where_both_passes_predict_it():
     # Row 0: <s> [two frames for "a"] b c; its twin is <s> a b c. Row 1: only its second token counts.
     twin_index = torch.tensor([[0, -1, -1, 2, 3], [0, 1, 2, 3, -1]])
     labels = torch.tensor([[-100, -100, -100, 7, 8], [-100, 9, -100, -100, -100]])
-    rows, at, twin = text_positions(twin_index, labels != -100)
+    view = make_view(twin_index, labels)
+    rows, at, twin = predicted_positions(view)
     assert list(zip(rows.tolist(), at.tolist(), twin.tolist(), strict=True)) == [
         (0, 2, 1),  # b after the last frame, and after a
         (0, 3, 2),
         (1, 0, 0),
     ]
-    view = make_view(twin_index, labels)
     found = measure_divergences(view)
     speech, text, reference = view.speech.logits, view.text.logits, view.reference_text.logits
     for name, pairs in (
@@ -102,8 +99,9 @@ def test_each_text_token_is_compared_where_both_passes_predict_it():
 
 
 def test_the_first_token_of_a_row_has_nothing_before_it():
-    rows, _, _ = text_positions(torch.tensor([[0, 1], [1, 2]]), torch.ones(2, 2).bool())
-    assert rows.tolist() == [0, 1]
+    view = make_view(torch.tensor([[0, 1], [0, 2]]), torch.tensor([[1, 2], [3, 4]]))
+    rows, at, twin = predicted_positions(view)
+    assert (rows.tolist(), at.tolist(), twin.tolist()) == ([0, 1], [0, 0], [0, 1])
 
 
 def test_a_model_that_was_not_trained_has_forgotten_nothing():

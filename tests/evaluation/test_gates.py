@@ -35,9 +35,11 @@ def verdict(records, **changes):
 
 
 def test_the_figure_is_a_ratio_of_sums_not_a_mean_of_ratios():
-    row = verdict([sample("new", [1, 0], [10, 1])], bound="within [1/11, 1/11]")
+    row = verdict([sample("new", [1, 0], [10, 1])], bound="within [1/11, 1/2]")
     assert row["figure"] == pytest.approx(1 / 11)
-    assert row["held"] is True
+    assert (row["held"], row["comparison"], row["bound"]) == (True, "within", [1 / 11, 0.5])
+    row = verdict([sample("new", [1, 0], [10, 1])], bound="interval >= 1/2")
+    assert (row["held"], row["comparison"], row["bound"]) == (False, "interval >=", 0.5)
 
 
 def test_a_difference_and_a_ratio_compare_runs_of_one_seed_and_average_over_seeds():
@@ -147,6 +149,10 @@ def test_values_of_a_corpus_have_a_figure_but_no_interval_over_utterances():
     assert row["figure"] == 7
     (row,) = judge(results, [spec | {"measure": "wer"}])
     assert row["figure"] == 0.25
+    for name in ("seed", "note"):  # fields, but no measures
+        noted = results | {"gap": [record | {"note": "text"} for record in gap]}
+        (row,) = judge(noted, [spec | {"measure": name}])
+        assert "in the results" in row["missing"]
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,8 @@ def test_the_sums_of_the_samples_are_the_measures():
         assert above.shape == below.shape == (5,)
         assert values[name] == pytest.approx((above.sum() / below.sum()).item()), name
     assert samples["alignment_monotonicity"][1].tolist() == [1, 1, 1, 0, 1]
-    assert samples["retrieval_pooled_mrr"][1].tolist() == [1, 1, 1, 0, 0]
+    for name in ("pooled_mrr", "pooled_top1", "late_mrr", "late_top1"):
+        assert samples[f"retrieval_{name}"][1].tolist() == [1, 1, 1, 0, 0]
     assert values["num_candidates"] == 2
 
 

@@ -224,6 +224,13 @@ def test_all_measures_agree_with_a_plain_loop_and_with_a_chunked_vocabulary():
             assert values[name] == pytest.approx(value, abs=1e-5), name
 
 
+def test_of_equal_rows_the_first_is_the_nearest_in_one_chunk_or_many():
+    table = torch.eye(2)[[0, 1, 0]]
+    for options in ({}, {"max_elements": 1}):
+        values = measure(table[None, :1], torch.tensor([[0]]), table, **options)
+        assert values["nearest_token"] == 1.0
+
+
 def test_every_value_is_documented_and_carries_no_gradient():
     table = torch.randn(5, 4, requires_grad=True)
     ids = torch.tensor([[0, 1, 2], [2, 3, 4]])
@@ -252,3 +259,9 @@ def test_what_cannot_be_measured_is_refused():
         gap.update(torch.zeros(1, 2, 3), ones, ids, ones.float())
     with pytest.raises(ValueError, match="pad_token_id"):
         ModalityGap(table, pad_token_id=3)
+    ModalityGap(torch.ones(5, 3), pad_token_id=4, max_retrieval=1, max_elements=1)
+    for limits in ({"max_retrieval": 0}, {"max_elements": 0}):
+        with pytest.raises(ValueError, match="of at least 1"):
+            ModalityGap(table, **limits)
+    with pytest.raises(ValueError, match="finite embedding_table"):
+        ModalityGap(table * math.nan)

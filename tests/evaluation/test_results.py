@@ -109,6 +109,9 @@ def test_merging_joins_records_and_keeps_each_runs_facts():
         (["otreg"], two["config"]),
     ]
     assert merge_results([merged, one]) == merged
+    alike = merge_results([one, make_results(arms=("otreg",), seeds=(0,))])
+    assert "runs" not in alike  # all facts are the same, so they are said once
+    assert alike["config"] == one["config"]
 
 
 def test_a_part_without_rows_tells_facts_about_all():
@@ -173,9 +176,11 @@ def test_merging_judges_the_gates_anew():
 
 def test_lists_of_numbers_take_one_line_and_text_is_left_alone(tmp_path):
     part = with_sample("base", [2, 0.5])
-    part["arm_descriptions"] = {"base": "[\n 1,\n 2 ]"}
+    part["arm_descriptions"] = {"base": "[\n 1,\n 2 ] 猫"}
     path = write_results(part, tmp_path / "results.json")
-    assert '"numerator": [ 2, 0.5 ]' in path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
+    assert '"numerator": [ 2, 0.5 ]' in text
+    assert "猫" in text  # readable, not escaped
     assert read_results(path) == part
 
 

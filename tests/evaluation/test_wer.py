@@ -197,6 +197,8 @@ def test_rates_by_language_are_those_of_each_language_alone():
     assert rates["zh"].num_words == 4
     errors, words = errors_in_order(rates, ["en", "zh", "en", "zh"])
     assert (errors, words) == ([1, 1, 1, 0], [2, 2, 1, 2])
+    unlimited = error_rates_by_language(references, hypotheses, ["en", "zh", "en", "zh"])
+    assert {rate.runaway for rate in unlimited.values()} == {0}
 
 
 def test_macro_average_counts_each_value_the_same():

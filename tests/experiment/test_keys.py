@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import soundfile
 
 from otreg.experiment import steps
 from otreg.experiment.graph import Kind
-from otreg.experiment.keys import PACKAGE, Digests, digest, source_digest
+from otreg.experiment.keys import PACKAGE, Digests, digest, own_source, source_digest
 
 
 def corpus(folder: Path, tone: float = 0.1) -> Path:
@@ -34,24 +33,6 @@ def test_a_manifest_is_known_by_its_text_and_its_audio_not_by_its_place(tmp_path
     assert digests.manifest(one) != digests.manifest(corpus(tmp_path / "three", tone=0.15))
     same.write_text(same.read_text().replace('"text": "a"', '"text": "c"'))
     assert digests.manifest(one) != digests.manifest(same)
-
-
-def test_a_file_is_read_again_when_its_size_or_time_changes(tmp_path: Path) -> None:
-    path, kept = tmp_path / "x", tmp_path / "digests.json"
-    path.write_text("one")
-    digests = Digests(kept)
-    first = digests.file(path)
-    digests.save()
-    status = path.stat()
-    path.write_text("two")  # the same size
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1000))
-    assert Digests(kept).file(path) != first
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert Digests(kept).file(path) == first  # the promise: size and time stand for the content
-    path.unlink()
-    digests.file(kept)
-    digests.save()
-    assert "x" not in json.loads(kept.read_text())
 
 
 def test_digests_that_cannot_be_read_are_made_anew(tmp_path: Path) -> None:
@@ -95,6 +76,19 @@ def test_the_source_digest_follows_every_file_of_its_parts_alone(tmp_path: Path)
         (tmp_path / name).write_text(name)
     assert now() == before
     source_digest.cache_clear()
+
+
+def test_code_of_ones_own_is_known_by_its_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_loss.py").write_text("one = 1\n")
+    settings = {"stages": [{"objectives": {"x": {"type": "own_loss:one"}}}], "path": "/a:b"}
+    before = own_source(settings)
+    assert before.keys() == {"own_loss"}
+    (tmp_path / "own_loss.py").write_text("one = 2\n")
+    assert own_source(settings) != before
+    assert own_source({"type": "no_such_module_at_all:x"}) == {"no_such_module_at_all": None}
 
 
 KINDS = [value for value in vars(steps).values() if isinstance(value, Kind)]

@@ -136,7 +136,7 @@ MISTAKES = {
         "gates: [{name: g, kind: gate, measure: wer, corpus: all, of: otreg, bound: low}]",
         r"gate 'g': expected a bound",
     ),
-    "gates": ("gates: {a: 1}", r"gates: expected a list"),
+    "gates": ("gates: none", r"gates: expected a list"),
 }
 
 

@@ -198,7 +198,7 @@ def test_a_wrong_number_of_placeholders_is_refused(build):
     model, processor = build()
     batch = processor(CLIPS[:2], TEXTS[:2])
     frames = int((batch["input_ids"][0] == processor.audio_token_id).sum())
-    batch["input_ids"][0, processor.prompt().before.__len__()] = 5
+    batch["input_ids"][0, int(batch["clips"][0, 1])] = 5
     with pytest.raises(
         ValueError, match=rf"row 0 has {frames - 1} audio placeholders.*{frames} speech"
     ):

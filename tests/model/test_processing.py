@@ -298,3 +298,17 @@ def test_special_tokens_spelled_in_a_message_stay_text():
     ends = made["input_ids"].count(processor.eos_token_id)
     assert ends == 3  # system, user, assistant: the template's own
     assert made["labels"].count(processor.eos_token_id) == 1
+
+
+def test_samples_that_would_give_wrong_features_are_refused_and_any_floating_type_is_taken():
+    processor = _processor()
+    whole_numbers = (CLIPS[0] * 32767).astype(np.int16)
+    for audio in (whole_numbers, [CLIPS[1], whole_numbers]):
+        with pytest.raises(ValueError, match="got int16; divide by full scale"):
+            processor(audio=audio)
+    for audio, text in ((np.stack([CLIPS[0]] * 2), ["a", "b"]), (np.stack([CLIPS[0]] * 2, 1), "a")):
+        with pytest.raises(ValueError, match=r"channels, average them: samples\.mean"):
+            processor(audio=audio, text=text)
+    expected = processor(audio=CLIPS[0])["input_features"]
+    assert torch.equal(processor(audio=CLIPS[0].astype(np.float64))["input_features"], expected)
+    assert expected.dtype == torch.float32

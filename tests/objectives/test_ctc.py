@@ -115,6 +115,60 @@ def test_a_transcript_that_cannot_fit_is_counted(caplog: pytest.LogCaptureFixtur
     assert bool(torch.isfinite(pair.speech.grad).all())
 
 
+def dense_ctc(pair: SpeechTextPair, speech: Tensor, temperature: float) -> Tensor:
+    """Torch's CTC over a dense log softmax of the whole vocabulary, one utterance at a time."""
+    # The blank is class 0, the pad row: the table's own first row, or one before it.
+    in_table = bool((pair.embedding_table[0] == pair.pad_embedding).all())
+    rows = pair.embedding_table
+    if not in_table:
+        rows = torch.cat([pair.pad_embedding.unsqueeze(0), rows])
+    rows = torch.nn.functional.normalize(rows, dim=1)
+    losses = []
+    for k in range(len(speech)):
+        frames = speech[k, pair.speech_mask[k]]
+        unit = frames / (frames.square().sum(1, keepdim=True) + 1e-6).sqrt()
+        labels = pair.token_ids[k, pair.text_mask[k]] + (not in_table)
+        loss = torch.nn.functional.ctc_loss(
+            (unit @ rows.T / temperature).log_softmax(1).unsqueeze(1),
+            labels.unsqueeze(0),
+            torch.tensor([len(frames)]),
+            torch.tensor([len(labels)]),
+            reduction="none",
+            zero_infinity=True,
+        )
+        losses.append(loss[0] / len(labels))
+    return torch.stack(losses)
+
+
+def test_tied_loss_and_gradient_are_those_of_a_dense_softmax() -> None:
+    for seed in range(30):
+        torch.manual_seed(seed)
+        vocab, dim = int(torch.randint(2, 12, ())), int(torch.randint(2, 7, ()))
+        batch, frames, tokens = (int(torch.randint(1, top, ())) for top in (5, 12, 6))
+        table = torch.randn(vocab, dim, dtype=torch.float64)
+        in_table = seed % 2
+        ids = torch.randint(in_table, vocab, (batch, tokens))  # few classes, so many repeats
+        speech_mask, text_mask = torch.rand(batch, frames) < 0.8, torch.rand(batch, tokens) < 0.8
+        speech_mask[:, 0] = text_mask[:, -1] = True
+        pair = SpeechTextPair(
+            torch.randn(batch, frames, dim, dtype=torch.float64).requires_grad_(),
+            table[ids],
+            speech_mask,
+            text_mask,
+            torch.where(text_mask, ids, -100),
+            table[0] if in_table else torch.randn(dim, dtype=torch.float64),
+            table,
+        )
+        temperature = float(0.02 + torch.rand(()))
+        loss = CTC(temperature=temperature)(pair).loss
+        expected = dense_ctc(pair, pair.speech, temperature)
+        torch.testing.assert_close(loss, expected)
+        weight = torch.randn(batch, dtype=torch.float64)
+        (gradient,) = torch.autograd.grad((loss * weight).sum(), pair.speech)
+        (expected,) = torch.autograd.grad((expected * weight).sum(), pair.speech)
+        torch.testing.assert_close(gradient, expected)
+
+
 def test_repeats_in_padding_are_not_counted() -> None:
     pair = make_pair(((2, 2), (6, 6)))
     pair.token_ids[0] = torch.tensor([1, 2, 2, 2, 2, 2])  # the mask ends it after "1 2", which fits

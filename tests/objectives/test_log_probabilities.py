@@ -36,15 +36,14 @@ def dense_loop(
 ) -> Tensor:
     """Log softmax written out plainly, one score at a time, over the classes that take part."""
     table = pair.embedding_table.double().numpy()
-    pad = pair.pad_embedding.double().numpy()
     taking_part = range(VOCAB) if vocabulary.members is None else vocabulary.members.tolist()
-    rows = {v: table[v] for v in taking_part if v not in vocabulary.gives_way}
+    rows = {v: table[v] for v in taking_part if v not in vocabulary.left_out}
     raised = dict.fromkeys(rows, 0.0)
     if vocabulary.num_drawn:
         for v in vocabulary.members.tolist()[-vocabulary.num_drawn :]:
             raised[v] = vocabulary.drawn_log_weight
     if vocabulary.pad_row is not None:
-        rows[VOCAB], raised[VOCAB] = pad, 0.0
+        rows[VOCAB], raised[VOCAB] = vocabulary.pad_row.double().numpy(), 0.0
     expected = torch.zeros(*pair.speech.shape[:2], classes.shape[1], dtype=torch.float64)
     for b, i in pair.speech_mask.nonzero().tolist():
         frame = pair.speech[b, i].detach().double().numpy()
@@ -56,44 +55,61 @@ def dense_loop(
     return expected
 
 
+# The row of a pad class stands in the table, or elsewhere; small temperatures take a running maximum.
+PADS = ("none", "row", "elsewhere")
+
+
+def classes_of(pair: SpeechTextPair, pad: str, setting: str | int) -> tuple[Classes, int]:
+    """The classes, and one to look at beside the tokens: the pad row's, where there is one."""
+    if pad == "elsewhere":
+        pair = dataclasses.replace(pair, pad_embedding=torch.arange(DIM).to(pair.text.dtype))
+    among = pair_classes(pair, with_pad=pad != "none", setting=setting)
+    return among, {"none": 2, "row": 4, "elsewhere": VOCAB}[pad]
+
+
 @pytest.mark.parametrize("setting", ["all", "step", 0, 1, 5, 1000])
-@pytest.mark.parametrize("pad_class", [True, False])
+@pytest.mark.parametrize("pad", PADS)
 @pytest.mark.parametrize("temperature", [0.3, 0.005])
 def test_values_match_a_dense_float64_loop(
-    setting: str | int, pad_class: bool, temperature: float
+    setting: str | int, pad: str, temperature: float
 ) -> None:
     pair = make_pair()
-    vocabulary = pair_classes(pair, pad_class=pad_class, setting=setting)
-    classes = torch.tensor([[1, 9, VOCAB if pad_class else 2], [7, 7, 22]])
-    values = log_probabilities(pair.speech, pair.speech_mask, classes, vocabulary, temperature)
-    expected = dense_loop(pair, vocabulary, classes, temperature)
+    among, further = classes_of(pair, pad, setting)
+    classes = torch.tensor([[1, 9, further], [7, 7, 22]])
+    values = log_probabilities(pair.speech, pair.speech_mask, classes, among, temperature)
+    expected = dense_loop(pair, among, classes, temperature)
     # Cosines differ by the 1e-6 under the root of a frame's norm.
     torch.testing.assert_close(values.detach(), expected, atol=1e-5 / temperature, rtol=0)
 
 
 @pytest.mark.parametrize("setting", ["all", "step", 5])
-@pytest.mark.parametrize("pad_class", [True, False])
-def test_gradient_is_exact(setting: str | int, pad_class: bool) -> None:
+@pytest.mark.parametrize("pad", PADS)
+@pytest.mark.parametrize("temperature", [0.2, 0.03])
+def test_gradient_is_exact(setting: str | int, pad: str, temperature: float) -> None:
     pair = make_pair()
-    vocabulary = pair_classes(pair, pad_class=pad_class, setting=setting)
-    classes = torch.tensor([[1, 9, 1], [7, 22, 22]])
+    among, further = classes_of(pair, pad, setting)
+    classes = torch.tensor([[1, further, 1], [7, 22, 22]])
 
     def values(speech: Tensor) -> Tensor:
-        return log_probabilities(speech, pair.speech_mask, classes, vocabulary, 0.2, chunk=7)
+        return log_probabilities(speech, pair.speech_mask, classes, among, temperature, chunk=7)
 
     assert torch.autograd.gradcheck(values, pair.speech)
 
 
 @pytest.mark.parametrize("setting", ["all", "step", 5])
+@pytest.mark.parametrize("pad", PADS)
+@pytest.mark.parametrize("temperature", [0.05, 0.01])
 @pytest.mark.parametrize("chunk", [1, 7, VOCAB, None])
-def test_the_chunks_size_changes_nothing(setting: str | int, chunk: int | None) -> None:
+def test_the_chunks_size_changes_nothing(
+    setting: str | int, pad: str, temperature: float, chunk: int | None
+) -> None:
     pair = make_pair()
-    vocabulary = pair_classes(pair, pad_class=True, setting=setting)
-    classes = torch.tensor([[1, 9, VOCAB], [7, 22, 22]])
+    among, further = classes_of(pair, pad, setting)
+    classes = torch.tensor([[1, further], [7, 22]])
     outcomes = []
     for size in (1000, chunk):
         speech = pair.speech.detach().requires_grad_()
-        values = log_probabilities(speech, pair.speech_mask, classes, vocabulary, 0.05, size)
+        values = log_probabilities(speech, pair.speech_mask, classes, among, temperature, size)
         (gradient,) = torch.autograd.grad(values.square().sum(), speech)
         outcomes.append((values.detach(), gradient))
     torch.testing.assert_close(outcomes[0], outcomes[1])
@@ -102,7 +118,7 @@ def test_the_chunks_size_changes_nothing(setting: str | int, chunk: int | None) 
 @pytest.mark.parametrize("fill", [float("nan"), float("inf"), 1e6])
 def test_what_stands_at_padding_changes_nothing(fill: float) -> None:
     pair = make_pair()
-    vocabulary = pair_classes(pair, pad_class=True)
+    vocabulary = pair_classes(pair, with_pad=True)
     classes = torch.tensor([[1, 9], [7, 22]])
     clean = torch.where(pair.speech_mask.unsqueeze(2), pair.speech.detach(), 0.0)
     outcomes = []
@@ -122,7 +138,7 @@ def test_a_bfloat16_table_gives_what_its_rows_give_in_float32() -> None:
     outcomes = []
     for table in (half, half.float()):
         part = dataclasses.replace(pair, embedding_table=table, pad_embedding=table[4])
-        vocabulary = pair_classes(part, pad_class=True, setting=5)
+        vocabulary = pair_classes(part, with_pad=True, setting=5)
         values = log_probabilities(
             pair.speech, pair.speech_mask, torch.tensor([[1, 9], [7, 22]]), vocabulary, 0.05
         )
@@ -133,7 +149,7 @@ def test_a_bfloat16_table_gives_what_its_rows_give_in_float32() -> None:
 
 def test_half_precision_speech_gets_a_gradient_of_its_own_dtype() -> None:
     pair = make_pair(torch.float32)
-    vocabulary = pair_classes(pair, pad_class=True)
+    vocabulary = pair_classes(pair, with_pad=True)
     classes = torch.tensor([[1, 9], [7, 22]])
     half = pair.speech.detach().bfloat16().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -175,18 +191,18 @@ def test_random_problems_match_autograd_of_a_dense_log_softmax() -> None:
 
 def test_no_copy_of_the_table_is_made() -> None:
     pair = make_pair(torch.float32)
-    vocabulary = pair_classes(pair, pad_class=True)
+    vocabulary = pair_classes(pair, with_pad=True)
     assert vocabulary.table.data_ptr() == pair.embedding_table.data_ptr()
     sizes = [len(rows) for rows, _ in vocabulary.chunks(5)]
-    assert sizes == [1, 5, 5, 5, 5, 3]  # the pad row comes first
-    starts = [rows.data_ptr() for rows, _ in vocabulary.chunks(5)][1:]
+    assert sizes == [5, 5, 5, 5, 3]
+    starts = [rows.data_ptr() for rows, _ in vocabulary.chunks(5)]
     step = 5 * DIM * pair.embedding_table.element_size()
     assert starts == [vocabulary.table.data_ptr() + step * i for i in range(5)]
 
 
 def test_nothing_is_kept_where_no_gradient_is_asked() -> None:
     pair = make_pair()
-    vocabulary = pair_classes(pair, pad_class=False)
+    vocabulary = pair_classes(pair, with_pad=False)
     with torch.no_grad():
         values = log_probabilities(
             pair.speech, pair.speech_mask, torch.tensor([[1], [7]]), vocabulary, 0.05

@@ -25,32 +25,62 @@ def make_pair(**changes: object) -> SpeechTextPair:
     return SpeechTextPair(**(fits | changes))
 
 
-def test_all_rows_take_part_but_the_pad_rows_own() -> None:
-    vocabulary = pair_classes(make_pair(), pad_class=True)
+def test_all_rows_take_part_once() -> None:
+    vocabulary = pair_classes(make_pair(), with_pad=True)
     assert vocabulary.members is None
-    assert vocabulary.gives_way == (0,)
+    assert (vocabulary.pad_class, vocabulary.pad_row, vocabulary.left_out) == (0, None, ())
     assert vocabulary.num_classes == VOCAB
-    assert pair_classes(make_pair(), pad_class=False).num_classes == VOCAB
+    assert pair_classes(make_pair(), with_pad=False).num_classes == VOCAB
 
 
 def test_the_step_has_its_own_tokens_and_the_pairs() -> None:
     pair = make_pair(step_ids=torch.tensor([0, 9, 12]))
-    own = pair_classes(make_pair(), pad_class=True, setting="step")
-    step = pair_classes(pair, pad_class=True, setting="step")
-    assert own.members.tolist() == [1, 2, 3, 4, 5]
-    assert step.members.tolist() == [1, 2, 3, 4, 5, 9, 12]  # the pad row's id is the pad class
+    own = pair_classes(make_pair(), with_pad=True, setting="step")
+    step = pair_classes(pair, with_pad=True, setting="step")
+    assert own.members.tolist() == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]  # the pad row is a class though it is no token
+    assert step.members.tolist() == [0, 1, 2, 3, 4, 5, 9, 12]
     assert step.num_classes == 8
-    without = pair_classes(pair, pad_class=False, setting="step")
+    without = pair_classes(pair, with_pad=False, setting="step")
     assert without.members.tolist() == [0, 1, 2, 3, 4, 5, 9, 12]
 
 
 def test_drawn_rows_are_new_and_stand_for_the_others() -> None:
     for k in (1, 7, 40):
-        vocabulary = pair_classes(make_pair(draw_seed=5), pad_class=True, setting=k)
+        vocabulary = pair_classes(make_pair(draw_seed=5), with_pad=True, setting=k)
         drawn = vocabulary.members[-vocabulary.num_drawn :].tolist()
         assert vocabulary.num_drawn == k == len(set(drawn))
         assert not set(drawn) & {0, 1, 2, 3, 4, 5}
         assert vocabulary.drawn_log_weight == pytest.approx(math.log((VOCAB - 6) / k))
+
+
+def test_further_rows_that_are_the_pad_row_take_no_part() -> None:
+    table = torch.randn(VOCAB, DIM)
+    table[7], table[30] = table[0], 2 * table[0]
+    ids = torch.tensor([[1, 2, 3], [4, 5, -100]])
+    fits = {"text": table[ids.clamp(min=0)], "pad_embedding": table[0], "embedding_table": table}
+    pair = make_pair(**fits, step_ids=torch.tensor([1, 7]))
+    loss = CTC()(pair).loss
+    for setting in ("all", "step", 9, VOCAB):
+        among = pair_classes(pair, with_pad=True, setting=setting)
+        assert (among.pad_class, among.left_out) == (0, (7, 30))
+        if among.members is not None:
+            assert not set(among.members.tolist()) & {7, 30}
+        if setting == 9:
+            others = VOCAB - 5 - 3  # neither the tokens nor the pad row and its likes
+            assert among.drawn_log_weight == pytest.approx(math.log(others / 9))
+    assert among.drawn_log_weight == 0  # every row that can take part does
+    assert among.num_classes == VOCAB - 2
+    torch.testing.assert_close(CTC(vocabulary=VOCAB)(pair).loss, loss)
+    keep = [row for row in range(VOCAB) if row not in (7, 30)]
+    fewer = make_pair(**(fits | {"embedding_table": table[keep]}))  # ids 1 to 5 stay what they are
+    torch.testing.assert_close(CTC()(fewer).loss, loss)
 
 
 def test_the_same_seed_draws_the_same_rows_whatever_the_batch() -> None:
@@ -65,21 +95,21 @@ def test_the_same_seed_draws_the_same_rows_whatever_the_batch() -> None:
         token_ids=one.token_ids[1:],
     )
     members = [
-        pair_classes(pair, pad_class=True, setting=10).members.tolist()
+        pair_classes(pair, with_pad=True, setting=10).members.tolist()
         for pair in (one, part, dataclasses.replace(one, draw_seed=8))
     ]
     assert members[0] == members[1]
     assert members[0] != members[2]
-    unseeded = pair_classes(make_pair(), pad_class=True, setting=10).members
-    zero = pair_classes(make_pair(draw_seed=0), pad_class=True, setting=10).members
+    unseeded = pair_classes(make_pair(), with_pad=True, setting=10).members
+    zero = pair_classes(make_pair(draw_seed=0), with_pad=True, setting=10).members
     assert torch.equal(unseeded, zero)
-    pair_classes(make_pair(draw_seed=-(2**70)), pad_class=True, setting=10)  # any integer
+    pair_classes(make_pair(draw_seed=-(2**70)), with_pad=True, setting=10)  # any integer
 
 
 def test_every_other_row_is_drawn_about_as_often() -> None:
     counts = torch.zeros(VOCAB)
     for seed in range(540):
-        vocabulary = pair_classes(make_pair(draw_seed=seed), pad_class=True, setting=10)
+        vocabulary = pair_classes(make_pair(draw_seed=seed), with_pad=True, setting=10)
         counts[vocabulary.members[-10:]] += 1
     assert counts[:6].tolist() == [0] * 6
     # 100 expected, with a deviation of 9
@@ -93,7 +123,7 @@ def test_the_sum_over_classes_is_right_on_average() -> None:
     sums = []
     for seed in range(300):
         seeded = dataclasses.replace(pair, draw_seed=seed)
-        vocabulary = pair_classes(seeded, pad_class=False, setting=10)
+        vocabulary = pair_classes(seeded, with_pad=False, setting=10)
         raised = torch.zeros(len(vocabulary.members))
         raised[-10:] = vocabulary.drawn_log_weight
         sums.append((scores[vocabulary.members] + raised).exp().sum())
@@ -152,7 +182,10 @@ def test_the_pad_token_is_known_by_its_id_or_found() -> None:
     for objective in (OTReg(pad_anchor=True), CTC()):
         torch.testing.assert_close(objective(by_id).loss, objective(make_pair()).loss)
     elsewhere = make_pair(pad_embedding=torch.randn(DIM))  # a pad row that is not in the table
-    assert pair_classes(elsewhere, pad_class=True).num_classes == VOCAB + 1
+    vocabulary = pair_classes(elsewhere, with_pad=True)
+    assert (vocabulary.pad_class, vocabulary.num_classes) == (VOCAB, VOCAB + 1)
+    step = pair_classes(elsewhere, with_pad=True, setting="step")
+    assert (step.pad_class, step.num_classes) == (VOCAB, 6)
 
 
 @pytest.mark.parametrize("pad_token_id", [None, 0])

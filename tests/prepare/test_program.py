@@ -121,7 +121,9 @@ def test_a_result_of_other_content_or_settings_is_made_anew(
 def test_the_same_again_is_done_at_once_and_otherwise_refused(plain: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     run(plain, out, lengths)
+    (tmp_path / "out.jsonl.journal").write_text("left by a kill at the very end")
     assert run(plain, out, None) is None
+    assert not (tmp_path / "out.jsonl.journal").exists()
     with pytest.raises(ValueError, match=r"was not made from this by these settings.*--overwrite"):
         run(plain, out, lengths, settings={"a": 2})
     assert run(plain, out, lengths, settings={"a": 2}, overwrite=True) is not None
@@ -134,9 +136,9 @@ def test_provenance_says_what_out_was_made_of(plain: Path, tmp_path: Path) -> No
     import hashlib
 
     out = tmp_path / "out.jsonl"
-    run(plain, out, lengths, command=["otreg", "prepare", "toy"])
+    run(plain, out, lengths, command="otreg prepare toy")
     made = json.loads((tmp_path / "out.jsonl.provenance.json").read_text())
-    assert made["command"] == ["otreg", "prepare", "toy"]
+    assert made["command"] == "otreg prepare toy"
     assert (made["program"], made["settings"]) == ("toy", {"a": 1})
     assert made["versions"]["torch"]
     sha256 = hashlib.sha256(plain.read_bytes()).hexdigest()

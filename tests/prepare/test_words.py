@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,7 +20,6 @@ from otreg.cli import main
 from otreg.data.interleave import Interleaving
 from otreg.data.manifest import Utterance, Word, read_manifest, write_manifest
 from otreg.prepare.ctc_words import CtcWords
-from otreg.prepare.word_errors import compare_sources, start_errors
 from otreg.prepare.words import prepare_words
 
 
@@ -86,40 +86,6 @@ def test_rows_without_words_need_a_source(corpus, tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "out.jsonl") == read_manifest(exact)
 
 
-def row(identity: str, *starts_ms: int, words: str = "abcdefgh") -> Utterance:
-    times = tuple(
-        Word(word, ms / 1000, ms / 1000 + 0.05) for word, ms in zip(words, starts_ms, strict=False)
-    )
-    return Utterance(identity, Path("x.wav"), "a b", "en", words=times)
-
-
-def test_start_errors_of_hand_made_times() -> None:
-    exact = [row("u", 0, 200, 400, 600), row("v", 0, 100), row("w", 5)]
-    late = [row("u", 10, 250, 401, 901), row("v", 0, 100, words="ax")]
-    errors = start_errors(exact, late)
-    assert (errors.num_words, errors.num_utterances, errors.left_out) == (4, 1, 2)
-    assert (errors.median_ms, errors.mean_ms) == (30.0, 90.5)
-    assert (errors.within_50_ms, errors.within_100_ms) == (0.75, 0.75)
-    with pytest.raises(ValueError, match="none of the 3 utterances"):
-        start_errors(exact, [row("z", 1)])
-
-
-def test_the_control_spreads_words_by_their_letters() -> None:
-    exact = [
-        Utterance("u", None, words=(Word("aa", 1.0, 1.1), Word("b", 1.5, 1.6), Word("c", 1.7, 1.8)))
-    ]
-    errors = compare_sources(exact, {"exact": exact})
-    assert list(errors) == ["exact", "even"]
-    assert errors["exact"]["mean_ms"] == 0
-    assert errors["even"]["mean_ms"] == pytest.approx((0 + 100 + 100) / 3, abs=0.1)
-
-
-def test_errors_are_judged_by_case_and_punctuation_free_words() -> None:
-    exact = [row("u", 0, 200)]
-    other = [replace(exact[0], words=(Word("A,", 0.0, 0.1), Word("b!", 0.2, 0.3)))]
-    assert start_errors(exact, other).mean_ms == 0
-
-
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch, source: CtcWords) -> None:
     """Let --ctc planted load the planted model."""
@@ -141,12 +107,20 @@ def test_the_command_line_shows_errors_side_by_side(corpus, installed, tmp_path,
     assert "rows 8, made 8" in shown
     assert err == ""
     made = json.loads(Path(out + ".provenance.json").read_text())
-    sources = made["start_errors"]["sources"]
-    assert sources["ctc"]["mean_ms"] == 0
-    assert (sources["late"]["median_ms"], sources["late"]["within_50_ms"]) == (60.0, 0.0)
-    assert sources["late"]["within_100_ms"] == 1.0
-    assert sources["even"]["mean_ms"] > 0
-    assert made["command"] == ["otreg", *command, *beside, "--quiet"]  # in the order of the options
+    sources = made["word_times"]["sources"]
+    assert list(sources) == ["ctc", "late", "even"]
+    assert sources["ctc"]["start_error_mean_s"] == 0
+    assert sources["late"]["start_error_median_s"] == pytest.approx(0.06)
+    assert (sources["late"]["start_within_50ms"], sources["late"]["start_within_100ms"]) == (0, 1)
+    assert sources["even"]["start_error_mean_s"] > 0
+    given = ["--ctc", "planted", *beside, "--quiet"]  # in the order in which they are declared
+    assert shlex.split(made["command"]) == [
+        *["otreg", "prepare", "words"],
+        plain,
+        "--out",
+        out,
+        *given,
+    ]
     first = Path(out).read_bytes()
     assert main(command) == 0  # up to date
     assert Path(out).read_bytes() == first
@@ -160,17 +134,30 @@ def test_the_bar_goes_to_stderr(corpus, installed, tmp_path, capsys) -> None:
     assert "8/8" not in out
 
 
+@pytest.mark.parametrize("program", ["words", "select", "encoder-states"])
+def test_every_program_has_help_with_an_example_and_bare_flags(program: str, capsys) -> None:
+    assert main(["prepare", program, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"Example: otreg prepare {program}" in shown
+    assert "--quiet" in shown
+    assert "<bool>" not in shown
+
+
 MISTAKES = {
     "two sources": (["--ctc", "x", "--model", "y"], "two sources"),
     "no source": ([], "--ctc MODEL or --model RUN"),
     "unknown": (["--ctc", "planted", "--unknown", "drop"], "must be refuse or any"),
     "unknown without ctc": (["--unknown", "any"], "--unknown is for --ctc"),
+    "own name": (
+        ["--ctc", "planted", "--against", "{exact}", "--beside", "ctc={exact}"],
+        "--beside ctc is the name of another row",
+    ),
     "beside nothing": (["--beside", "a={exact}", "--ctc", "planted"], "give --against too"),
     "bad beside": (["--beside", "a"], "expected NAME=MANIFEST"),
     "no reference": (["--against", "no.jsonl"], "no such file: 'no.jsonl'"),
     "name in use": (
         ["--ctc", "planted", "--against", "{exact}", "--beside", "even={exact}"],
-        "even is a name in use",
+        "--beside even is the name of another row",
     ),
 }
 

@@ -160,8 +160,12 @@ def test_cached_encoder_states_train_the_same_model(
     assert plain.keys() == cached.keys()
     for name in plain:
         torch.testing.assert_close(cached[name], plain[name], rtol=1e-3, atol=1e-4)
-    assert list(shared.rglob("*.safetensors"))
-    config["data"]["cache_dir"] = None
+    states = list(shared.rglob("*.safetensors"))
+    assert states
+    config["data"]["validation"] = [str(manifest)]  # the same audio: nothing is encoded again
+    run(config, tmp_path / "d")
+    assert list(shared.rglob("*.safetensors")) == states
+    config["data"] |= {"cache_dir": None, "validation": []}
     run(config, tmp_path / "c")
     assert (tmp_path / "c" / "encoder-cache").is_dir()
 

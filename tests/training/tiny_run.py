@@ -22,8 +22,8 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
-def save_towers(root: Path) -> tuple[Path, Path]:
-    """Write audio_tower/ (one-layer Whisper encoder, 2 s) and language_model/ (one-layer Qwen2)."""
+def save_towers(root: Path, *, num_layers: int = 1) -> tuple[Path, Path]:
+    """Write audio_tower/ (one-layer Whisper encoder, 2 s) and language_model/ (Qwen2)."""
     torch.manual_seed(0)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -45,7 +45,7 @@ def save_towers(root: Path) -> tuple[Path, Path]:
             vocab_size=len(fast),
             hidden_size=16,
             intermediate_size=32,
-            num_hidden_layers=1,
+            num_hidden_layers=num_layers,
             num_attention_heads=2,
             num_key_value_heads=1,
             max_position_embeddings=256,

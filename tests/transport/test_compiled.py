@@ -101,7 +101,7 @@ def large_problem(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     n, m = 810, 410
     away = torch.linspace(0, 1, n)[:, None] - torch.linspace(0, 1, m)
     cost = (0.6 * away.abs() + 0.4 * torch.rand(1, n, m, generator=generator)).to(dtype)
-    assert (n - 9) * (m - 7) * cost.element_size() > 2**20  # kLarge in csrc/sinkhorn.cpp
+    assert (n - 9) * (m - 7) * cost.element_size() > 2**20  # kLarge in csrc/problem.h
     a, b = torch.rand(1, n, generator=generator) + 0.1, torch.rand(1, m, generator=generator) + 0.1
     a[:, -9:], b[:, 100:107] = 0, 0
     return cost, (a / a.sum()).to(dtype), (b / b.sum()).to(dtype)

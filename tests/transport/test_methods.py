@@ -8,7 +8,7 @@ from torch import Tensor
 from otreg import sinkhorn
 from otreg.transport import cosine_cost
 from otreg.transport.problem import Problem
-from otreg.transport.sinkhorn import _SOLVERS
+from otreg.transport.solve import SOLVERS
 
 METHODS = ["accelerated", pytest.param("compiled", marks=needs_compiler), "newton"]
 RELAXATIONS = [(None, None), (None, 0.3), (0.3, None), (0.2, 0.5), (None, 0.0), (0.0, 0.4)]
@@ -196,6 +196,6 @@ def test_the_marginals_of_a_solution_are_those_of_its_plan(
     a, b = a / a.sum(1, keepdim=True), b / b.sum(1, keepdim=True)
     taus = (1.0 if rho is None else rho / (rho + 0.05) for rho in (rho_a, rho_b))
     given = Problem(cost, a, b, torch.zeros_like(b), 0.05, *taus, 1e-4, 1000)
-    found = _SOLVERS[method](given)
+    found = SOLVERS[method](given)
     torch.testing.assert_close(found.rows, found.plan.sum(2))
     torch.testing.assert_close(found.columns, found.plan.sum(1))

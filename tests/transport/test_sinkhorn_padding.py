@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from otreg import TransportResult, sinkhorn
-from otreg.transport import cosine_cost
+from otreg.transport import accelerated, cosine_cost
 
 SIZES = [(9, 5), (4, 7), (12, 1), (6, 6)]
 RHOS = [None, 0.3]
@@ -111,3 +111,22 @@ def test_zero_masses_inside_a_problem_act_as_if_left_out() -> None:
     torch.testing.assert_close(whole.plan[:, rows][:, :, columns], part.plan)
     assert bool((whole.plan[:, 2] == 0).all())
     assert bool((whole.plan[:, :, 1] == 0).all())
+
+
+@pytest.mark.parametrize("gradient", ["envelope", "unrolled"])
+def test_a_ragged_batch_solved_in_groups_is_that_solved_whole(gradient: str, monkeypatch) -> None:
+    cost, a, b = stack(ragged(), 15, 9, float("nan"))
+    weight = torch.randn_like(cost)
+    answers = []
+    for min_cells in (0, accelerated._MIN_CELLS):
+        monkeypatch.setattr(accelerated, "_MIN_CELLS", min_cells)
+        assert len(accelerated._groups(a, b)) == (1 if min_cells else len(SIZES))
+        leaf = cost.clone().requires_grad_()
+        options = {"epsilon": 0.05, "gradient": gradient, "method": "accelerated"}
+        result = sinkhorn(leaf, a, b, **options)
+        loss = result.value.sum()
+        if gradient == "unrolled":
+            loss = loss + (result.plan * weight).sum()
+        loss.backward()
+        answers.append((result.plan.detach(), result.num_iters, leaf.grad))
+    torch.testing.assert_close(*answers)

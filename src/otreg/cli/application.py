@@ -38,10 +38,13 @@ class _Application(typer.Typer):
         return super().command(*arguments, **({"cls": _Command} | options))
 
 
-app = _Application(
+def command_group(**options: Any) -> typer.Typer:
+    """A group of commands, such as otreg's own or `otreg prepare`; options as for typer.Typer."""
+    return _Application(cls=_Group, no_args_is_help=True, **options)
+
+
+app = command_group(
     name="otreg",
-    cls=_Group,
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

@@ -29,8 +29,7 @@ def command_line(name: str, options: Mapping[str, Any]) -> str:
     """
     from typer.main import get_command
 
-    import otreg.cli  # noqa: F401 (the commands register themselves)
-    from otreg.cli.application import app
+    from otreg.cli.application import app  # with its commands: the package registers them
 
     command: Any = get_command(app)
     for part in name.split():

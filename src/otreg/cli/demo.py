@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from otreg.cli.application import app, quiet_transformers
+from otreg.cli.command_line import command_line
 
 
 @app.command(epilog="Example: otreg demo --out demo-out --seeds 3 --arms base,otreg")
 def demo(
+    context: typer.Context,
     name: Annotated[
         str, typer.Argument(help="The experiment: a shipped one by name, or a YAML file.")
     ] = "otreg",
@@ -51,9 +52,6 @@ def demo(
     if out is None:
         out = Path("demo-out" if experiment.name == "otreg" else f"demo-out-{experiment.name}")
     chosen = None if arms is None else [arm.strip() for arm in arms.split(",") if arm.strip()]
-    command = ["otreg", "demo", name, "--out", str(out), "--seeds", str(seeds)]
-    command += [] if chosen is None else ["--arms", ",".join(chosen)]
-    command += ["--split", split, "--processes", str(processes)]
     results = run_experiment(
         experiment,
         out,
@@ -62,7 +60,7 @@ def demo(
         split=split,
         num_processes=processes,
         progress=lambda line: typer.echo(line, err=True),
-        command=shlex.join(command),
+        command=command_line("demo", context.params),
     )
     from otreg.cli.tables import print_arms
 

@@ -8,17 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from otreg.cli.application import app, quiet_transformers
+from otreg.cli.application import app, command_group, quiet_transformers
+from otreg.cli.command_line import command_line
 
-programs = typer.Typer(
-    no_args_is_help=True,
+programs = command_group(
     help="Programs over manifests: each writes a richer manifest, or fills a cache. A program that "
     "was killed goes on where it was when the same command is given again.",
     epilog="Example: otreg prepare words train.jsonl --out train.words.jsonl --ctc MODEL",
 )
 app.add_typer(programs, name="prepare")
 
-Inputs = Annotated[list[Path], typer.Argument(metavar="IN...", help="Manifests (JSONL).")]
+Inputs = Annotated[list[Path], typer.Argument(metavar="IN", help="Manifests (JSONL).")]
 Out = Annotated[
     Path, typer.Option(help="The manifest to write, in a folder above all audio (see --root).")
 ]
@@ -98,6 +98,11 @@ def words(
     if unknown != "refuse" and ctc is None:
         raise ValueError("--unknown is for --ctc; leave it out")
     others = _named(beside or [])
+    if others and against is None:
+        raise ValueError("--beside names rivals to judge against exact words; give --against too")
+    name = "ctc" if ctc is not None else "plan" if model is not None else "words"
+    if taken := {name, "even"} & set(others):
+        raise ValueError(f"--beside {min(taken)} is the name of another row; choose another")
     _check_files([*inputs, *([] if against is None else [against]), *others.values()])
     quiet_transformers()
     from otreg.prepare.words import WordSource, prepare_words
@@ -116,18 +121,14 @@ def words(
         out,
         source,
         replace_words=replace,
-        against=against,
-        beside=others,
         root=root,
         skip=skip,
         overwrite=overwrite,
         quiet=quiet,
-        command=command_line(context),
+        command=command_line("prepare words", context.params),
     )
-    if "start_errors" in made:
-        from otreg.cli.tables import print_start_errors
-
-        print_start_errors(made["start_errors"]["sources"])
+    if against is not None:
+        _compare(out, name, against, others, root)
     _echo_counts(made, out)
 
 
@@ -139,7 +140,7 @@ def select(
     context: typer.Context,
     inputs: Annotated[
         list[Path],
-        typer.Argument(metavar="IN...", help="Text files, a text a line, or manifests (.jsonl)."),
+        typer.Argument(metavar="IN", help="Text files, a text a line, or manifests (.jsonl)."),
     ],
     out: Out,
     scores: Annotated[
@@ -197,13 +198,13 @@ def select(
         root=root,
         overwrite=overwrite,
         quiet=quiet,
-        command=command_line(context),
+        command=command_line("prepare select", context.params),
     )
     _echo_counts(made, out)
 
 
 @programs.command(
-    epilog="Example: otreg prepare encoder-states train.jsonl --out cache/train "
+    epilog="Example: otreg prepare encoder-states train.jsonl dev.jsonl --out cache "
     "--model openai/whisper-small"
 )
 def encoder_states(
@@ -235,26 +236,24 @@ def encoder_states(
         device=_device(device),
         root=root,
         quiet=quiet,
-        command=command_line(context),
+        command=command_line("prepare encoder-states", context.params),
     )
     _echo_counts(made, out)
 
 
-def command_line(context: typer.Context) -> list[str]:
-    """The command as a user would type it again: its arguments, and options that were given."""
-    line = context.command_path.split()
-    for parameter in context.command.params:
-        value = context.params.get(parameter.name or "")
-        if value is None or value == parameter.default or value is False or value == []:
-            continue
-        values = [str(item) for item in value] if isinstance(value, list) else [str(value)]
-        if parameter.param_type_name == "argument":
-            line += values
-        elif value is True:
-            line.append(parameter.opts[0])
-        else:
-            line += [part for item in values for part in (parameter.opts[0], item)]
-    return line
+def _compare(
+    out: Path, name: str, against: Path, others: Mapping[str, Path], root: Path | None
+) -> None:
+    """Judge OUT and other manifests against exact words; show it and add it to the provenance."""
+    from otreg.cli.tables import print_word_times
+    from otreg.data.manifest import read_manifest
+    from otreg.evaluation.word_sources import compare_sources
+    from otreg.prepare.provenance import add_to_provenance
+
+    sources = {key: read_manifest(path, root=root) for key, path in {name: out, **others}.items()}
+    measures = compare_sources(read_manifest(against, root=root), sources)
+    add_to_provenance(out, word_times={"against": str(against), "sources": measures})
+    print_word_times(measures)
 
 
 def _echo_counts(made: Mapping[str, Any], out: Path) -> None:

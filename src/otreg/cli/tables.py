@@ -88,6 +88,24 @@ def print_gates(results: Mapping[str, Any]) -> None:
         console.print(f"intervals: paired bootstrap over {'; '.join(resampled)}", highlight=False)
 
 
+def print_word_times(sources: Mapping[str, Mapping[str, float]]) -> None:
+    """How far words are from their exact times, source by source; `even` is the control."""
+    table = _table("Word times against exact ones", fold=["source"])
+    _add_numbers(table, ["words", "left out", "median ms", "mean ms"])
+    _add_numbers(table, ["within 50\u00a0ms", "within 100\u00a0ms", "overlap"])
+    shares = ("start_within_50ms", "start_within_100ms", "intersection_duration_ratio")
+    for name, found in sources.items():
+        errors_s = [found.get(f"start_error_{kind}_s") for kind in ("median", "mean")]
+        table.add_row(
+            name,
+            f"{found['num_matched']:.0f}",
+            f"{found['num_left_out']:.0f}",
+            *("–" if value is None else f"{1000 * value:.0f}" for value in errors_s),
+            *(_percent(found[key]) if key in found else "–" for key in shares),
+        )
+    Console().print("", table, "medians and means are of the error of word starts; shares in %")
+
+
 def _table(title: str, *, fold: list[str]) -> Table:
     """A table whose first columns give way, folding their text, so that numbers stay whole."""
     table = Table(title=title, box=SIMPLE_HEAD, padding=0, show_edge=False)
@@ -104,26 +122,6 @@ def _add_numbers(table: Table, headings: list[str]) -> None:
 
 def _seeds(count: int) -> str:
     return f"{count} seed{'' if count == 1 else 's'}"
-
-
-def print_start_errors(sources: Mapping[str, Mapping[str, Any]]) -> None:
-    """How far word starts are from exact ones, source by source; `even` is the control."""
-    table = Table(title="Errors of word starts", box=SIMPLE_HEAD)
-    table.add_column("source", overflow="fold")
-    headings = ("words", "left out", "median ms", "mean ms", "within 50 ms", "within 100 ms")
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    for name, errors in sources.items():
-        table.add_row(
-            name,
-            str(errors["num_words"]),
-            str(errors["left_out"]),
-            f"{errors['median_ms']:.0f}",
-            f"{errors['mean_ms']:.0f}",
-            f"{_percent(errors['within_50_ms'])} %",
-            f"{_percent(errors['within_100_ms'])} %",
-        )
-    Console().print(table)
 
 
 def _percent(value: float) -> str:

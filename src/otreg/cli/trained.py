@@ -16,6 +16,13 @@ Run = Annotated[Path, typer.Argument(help="A run folder, or a model folder.")]
 Device = Annotated[
     str | None, typer.Option(help="Such as cpu or cuda:0. Default: a GPU where there is one.")
 ]
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder that the manifests' audio paths start from and stay in. Default: each "
+        "manifest's own folder."
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Utterances decoded together.")]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Most tokens of a transcript.")]
 
@@ -45,6 +52,7 @@ def evaluate(
     seed: Annotated[int | None, typer.Option(help="Default: the run's, else 0.")] = None,
     batch_size: BatchSize = 16,
     max_new_tokens: MaxTokens = 200,
+    root: Root = None,
     device: Device = None,
 ) -> None:
     """Decode named corpora with a model; write error rates and modality-gap measures as JSON.
@@ -61,14 +69,15 @@ def evaluate(
     model, processor = _load(run, device)
     facts = _run_facts(run)
     seed = facts.pop("seed", 0) if seed is None else seed
-    arm = arm or run.resolve().name.removesuffix(f"-seed{seed}")
+    arm = arm or run.absolute().name.removesuffix(f"-seed{seed}")
+    from otreg.data.manifest import read_manifest
     from otreg.evaluation.evaluate import evaluate_model
     from otreg.evaluation.results import environment, write_results
 
     results = evaluate_model(
         model,
         processor,
-        corpora,
+        {name: read_manifest(path, root=root) for name, path in corpora.items()},
         arm=arm,
         seed=seed,
         in_domain=in_domain or [],
@@ -122,6 +131,7 @@ def align(
     manifest: Annotated[Path, typer.Argument(help="Speech with transcripts (JSONL).")],
     out: Annotated[Path, typer.Option(help="Folder for the plots and numbers.")],
     limit: Annotated[int, typer.Option(min=1, help="Utterances, from the first on.")] = 20,
+    root: Root = None,
     device: Device = None,
 ) -> None:
     """Plot how speech aligns with its transcript: the transport plan and the distances over time.
@@ -134,7 +144,7 @@ def align(
     from otreg.evaluation import plots
     from otreg.evaluation.evaluate import align as compute
 
-    utterances = read_manifest(manifest)[:limit]
+    utterances = read_manifest(manifest, root=root)[:limit]
     model, processor = _load(run, device)
     out.mkdir(parents=True, exist_ok=True)
     names: set[str] = set()

@@ -42,11 +42,15 @@ class Interleaving:
     def __call__(self, utterance: Utterance) -> Row:
         """The document of an utterance; every word is in one span, written spans are supervised.
 
+        A row without audio is a document as a whole: the text of its assistant's turns.
+
         Raises:
             ValueError: the utterance has no word times, or they are not the words of its text.
         """
+        if utterance.audio is None:
+            return _written(utterance)
         words = utterance.words
-        if words is None or utterance.audio is None:
+        if words is None:
             raise ValueError(
                 f"{utterance.name} has no word times to cut at; make them with `otreg prepare words`"
             )
@@ -80,6 +84,16 @@ class Interleaving:
                 segments.append(Segment("text", text, "assistant", supervised=True))
             first, spoken = last, not spoken
         return Row(utterance.id, "document", tuple(segments), utterance.language, utterance.name)
+
+
+def _written(utterance: Utterance) -> Row:
+    """A row of text alone as a document."""
+    turns = [m["content"] for m in utterance.messages or () if m["role"] == "assistant"]
+    text = " ".join(part["text"] for turn in turns for part in turn)
+    if not text:
+        raise ValueError(f"{utterance.name} has neither audio nor a turn of the assistant to learn")
+    segment = Segment("text", text, "assistant", supervised=True)
+    return Row(utterance.id, "document", (segment,), utterance.language, utterance.name)
 
 
 def _pieces(utterance: Utterance) -> list[str]:

@@ -79,7 +79,7 @@ class LayerGap:
         unit_speech, unit_text = unit(speech), unit(text)
         cosines = unit_speech @ unit_text.transpose(1, 2)  # (batch, frames, tokens)
         cosines = cosines.masked_fill(~text_mask[:, None, :], -torch.inf)
-        best = cosines.amax(dim=2).masked_fill(~speech_mask, 0.0)
+        best = cosines.amax(dim=2)  # (batch, frames), 0 at padding, whose vectors are 0
         self.add("best_cosine", best.double().sum(dim=1), frames)
         per_token, path = cosines.masked_fill(~speech_mask[..., None], -torch.inf).max(dim=1)
         per_token = per_token.masked_fill(~text_mask, 0.0).double()

@@ -142,6 +142,13 @@ GAP_MEASURES: dict[str, Measure] = {
 """Every value that `ModalityGap.compute` can return, apart from the counts, by name."""
 
 DIVERGENCE_MEASURES: dict[str, Measure] = {
+    "topic_share": Measure(
+        "Share of a topic among the chosen rows",
+        "mean over the rows that were chosen for training of [the row's topic is the withheld one]",
+        "active selection of SALAD, arXiv 2510.13632, in miniature; this project",
+        "none",
+        "A quarter, where the choice does not look at misalignment.",
+    ),
     "misalignment": Measure(
         "Misalignment M",
         "(1/T) Σ over text positions t of KL(P(·| text before t) ‖ P(·| mixed before t))",

@@ -1,4 +1,4 @@
-"""The kinds of synthetic corpora that an experiment can name, and what each holds."""
+"""What the kinds of synthetic corpora hold, by name, so that an experiment can be checked beforehand."""
 
 from __future__ import annotations
 
@@ -7,68 +7,72 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from otreg.synthetic.corpora import CORPORA as BUILDERS
-from otreg.synthetic.corpora import build_corpora
+from otreg.synthetic import corpora as synthetic
 from otreg.synthetic.corpus import IN_DOMAIN
 from otreg.synthetic.topics import TOPICS
 
-__all__ = ["CORPORA", "CorporaKind"]
+__all__ = ["CORPORA", "CorporaKind", "build"]
 
 
 @dataclass(frozen=True)
 class CorporaKind:
-    """A kind of corpora.
+    """The names in a kind of corpora.
 
     Attributes:
-        name: of `otreg.synthetic.corpora.CORPORA`.
+        settings: the dataclass of its sizes.
         training: names of the manifests that can be trained on.
         evaluation: names of the manifests that are evaluated on.
         in_domain: those of `evaluation` that are of the training data's kind, unless the experiment
             says otherwise.
-        exchanges: further files for the language model.
+        exchanges: names of further files for the language model.
     """
 
-    name: str
+    settings: type
     training: tuple[str, ...]
     evaluation: tuple[str, ...]
-    in_domain: tuple[str, ...]
+    in_domain: tuple[str, ...] = ()
     exchanges: tuple[str, ...] = ()
-
-    @property
-    def settings(self) -> type:
-        """The dataclass of its sizes."""
-        return BUILDERS[self.name].settings
-
-    def build(self, folder: Path, settings: Any, split: str) -> Mapping[str, Path]:
-        """Synthesise what is missing under a folder, for a split.
-
-        Returns:
-            Paths by name: each of `training` and `evaluation`, "towers" (a manifest), "text"
-            (sentences, one a line) and those of `exchanges`.
-        """
-        built = build_corpora(self.name, folder, settings, split=split)
-        named = {"towers": built.towers, "text": built.text}
-        named |= dict(zip(self.exchanges, built.exchanges, strict=True))
-        return named | built.train | built.evaluation
 
 
 CORPORA: dict[str, CorporaKind] = {
-    kind.name: kind
-    for kind in (
-        CorporaKind(
-            "demo",
-            ("train",),
-            (IN_DOMAIN, "voices", "rate", "noise", "templates", "all"),
-            (IN_DOMAIN,),
-        ),
-        CorporaKind(
-            "translation",
-            ("translate", "transcribe"),
-            ("retrieval", IN_DOMAIN, "voices", "templates", "text"),
-            (IN_DOMAIN, "retrieval", "text"),
-            ("exchanges",),
-        ),
-        CorporaKind("topics", ("narrow", "web", "pool"), (*TOPICS, "text"), ()),
-    )
+    "demo": CorporaKind(
+        synthetic.CORPORA["demo"].settings,
+        ("train",),
+        (IN_DOMAIN, "voices", "rate", "noise", "templates", "all"),
+        (IN_DOMAIN,),
+    ),
+    "translation": CorporaKind(
+        synthetic.CORPORA["translation"].settings,
+        ("translate", "transcribe"),
+        ("retrieval", IN_DOMAIN, "voices", "templates", "text"),
+        ("retrieval", IN_DOMAIN),
+        ("exchanges-0",),
+    ),
+    "topics": CorporaKind(
+        synthetic.CORPORA["topics"].settings,
+        ("narrow", "web", "pool"),
+        (*TOPICS, "text"),
+    ),
 }
-"""By the name that an experiment's `corpora.type` gives."""
+"""By the name that an experiment's `corpora.type` gives; the first is the default."""
+
+
+def build(kind: str, folder: Path, sizes: Mapping[str, Any], split: str) -> dict[str, Path]:
+    """Synthesise what is missing of corpora under a folder.
+
+    Args:
+        kind: of `CORPORA`.
+        folder: for audio, manifests and text.
+        sizes: the kind's settings by name.
+        split: "test" or "development".
+
+    Returns:
+        Paths by name: each of the kind's `training`, `evaluation` and `exchanges`, "towers" (a
+        manifest) and "text" (sentences, one a line).
+
+    Raises:
+        ImportError: when the extra `demo` is not installed.
+    """
+    made = synthetic.build_corpora(kind, folder, sizes, split=split)
+    paths = {"towers": made.towers, "text": made.text} | made.train | made.evaluation
+    return paths | {f"exchanges-{number}": path for number, path in enumerate(made.exchanges)}

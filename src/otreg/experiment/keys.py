@@ -6,23 +6,26 @@ Two calls of one step share its result only where all of these agree; a path is 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
-import os
 import platform
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from otreg.data.manifest import read_manifest
+from otreg.data.file_digests import FileDigests
+from otreg.data.manifest import Utterance, read_manifest
 from otreg.versions import versions
 
-__all__ = ["Digests", "digest", "libraries", "source_digest"]
+__all__ = ["Digests", "digest", "libraries", "own_source", "source_digest"]
 
 PACKAGE = Path(__file__).parents[1]
 _SHARED = ("names.py", "pair.py", "shapes.py", "versions.py")
 _MORE_LIBRARIES = ("safetensors", "soxr", "espeakng-loader")
+_CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _SHOWN = 16  # hexadecimal digits, 64 bits: enough for the steps of one folder
 
 
@@ -63,28 +66,54 @@ def source_digest(parts: tuple[str, ...], package: Path = PACKAGE) -> str:
     total = hashlib.sha256()
     for path in sorted({file for file in files if file.suffix != ".pyc" and file.is_file()}):
         name = path.relative_to(package).as_posix()
-        total.update(f"{name} {_read(path)}\n".encode())
+        total.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return total.hexdigest()[:_SHOWN]
+
+
+def own_source(value: Any) -> dict[str, str | None]:
+    """Digests of the modules that plain data name as `package.module:callable`.
+
+    Such code lies outside of otreg, and what it does decides the result as our own source does. Only
+    the module itself is read, not what it imports.
+
+    Args:
+        value: plain data, searched at every depth.
+
+    Returns:
+        Module -> digest; None where its source cannot be found.
+    """
+    found: dict[str, str | None] = {}
+    if isinstance(value, Mapping):
+        for item in value.values():
+            found |= own_source(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            found |= own_source(item)
+    elif isinstance(value, str) and _CALLABLE.fullmatch(value):
+        module = value.partition(":")[0]
+        found[module] = _module_digest(module)
+    return found
+
+
+def _module_digest(module: str) -> str | None:
+    try:
+        spec = importlib.util.find_spec(module)
+        if spec is None or spec.origin is None:
+            return None
+        return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
+    except (ImportError, ValueError, OSError):
+        return None
 
 
 class Digests:
     """Digests of files, folders and manifests by their content.
 
-    A file is read once; after that its digest is kept for as long as its size and its time of
-    modification stay, across calls in `path`.
-
     Args:
-        path: where digests are kept between calls.
+        path: where the digests of files are remembered, see `otreg.data.file_digests`.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._known: dict[str, list[Any]] = {}
-        self._changed = False
-        try:
-            self._known = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            self._known = {}
+        self._files = FileDigests(path)
 
     def file(self, path: Path) -> str:
         """The digest of a file's content.
@@ -92,14 +121,7 @@ class Digests:
         Raises:
             OSError: the file cannot be read.
         """
-        status = path.stat()
-        name = os.path.relpath(path, self.path.parent)
-        stamp = [status.st_size, status.st_mtime_ns]
-        known = self._known.get(name)
-        if known is None or known[:2] != stamp:
-            known = self._known[name] = [*stamp, _read(path)]
-            self._changed = True
-        return str(known[2])
+        return self._files.of(path)
 
     def manifest(self, path: Path) -> str:
         """The digest of a manifest's text and of every audio file that it names.
@@ -122,28 +144,12 @@ class Digests:
         return self.folder(path) if path.is_dir() else self.file(path)
 
     def save(self) -> None:
-        """Keep the digests for later calls; what has gone is forgotten."""
-        if not self._changed:
-            return
-        folder = self.path.parent
-        known = {name: value for name, value in self._known.items() if (folder / name).exists()}
-        staged = self.path.with_name(self.path.name + ".tmp")
-        staged.write_text(json.dumps(known), encoding="utf-8")
-        os.replace(staged, self.path)
-        self._changed = False
+        """Remember the digests of files for later calls."""
+        self._files.save()
 
 
-def _read(path: Path) -> str:
-    total = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            total.update(block)
-    return total.hexdigest()
-
-
-def _audio_files(row: Any) -> Iterable[Path]:
+def _audio_files(row: Utterance) -> Iterable[Path]:
     """A row's audio and that of further clips in its messages."""
-    messages: Sequence[Any] = getattr(row, "messages", None) or ()
-    parts = [part for message in messages for part in message["content"]]
+    parts = [part for message in row.messages or () for part in message["content"]]
     found = [row.audio, *(part.get("audio") for part in parts)]
     return [Path(path) for path in found if path is not None]

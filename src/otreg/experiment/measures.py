@@ -1,12 +1,8 @@
 """Measures beyond error rates and gap, which an experiment asks for by name.
 
-A measure is called as
-
-    measure(model, processor, corpora, *, arm, seed, batch_size, caches, language_model, **options)
-
-with a trained model and its processor, manifests by name, encoder caches by the same names (empty where
-there are none), the folder of the language model before training, and the options of the experiment's
-YAML. It returns lists of records of results.json, such as {"samples": […], "gap_by_layer": […]}.
+A measure is called as `measure(of, **options)`: `of` is a `Measured` (the trained model, its corpora,
+…), the options are those of the experiment's YAML. It returns lists of records of results.json, such
+as {"samples": […], "gap_by_layer": […]}.
 """
 
 from __future__ import annotations
@@ -16,10 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from otreg.experiment.view_measures import Measured, divergences_of, layers_of, topic_share
 from otreg.names import nearest
 from otreg.training.yaml_config import ConfigError
 
-__all__ = ["MEASURES", "MeasureKind", "find_measure"]
+__all__ = ["MEASURES", "MeasureKind", "Measured", "find_measure"]
 
 Measure = Callable[..., Mapping[str, list[dict[str, Any]]]]
 
@@ -37,7 +34,13 @@ class MeasureKind:
     names: tuple[str, ...] | None
 
 
-MEASURES: dict[str, MeasureKind] = {}
+MEASURES: dict[str, MeasureKind] = {
+    "layers": MeasureKind(
+        layers_of, ("retrieval_pooled_mrr", "retrieval_pooled_top1", "best_cosine")
+    ),
+    "topic-share": MeasureKind(topic_share, ("topic_share",)),
+    "divergences": MeasureKind(divergences_of, ("misalignment", "forgetting")),
+}
 """By the name that an experiment gives."""
 
 

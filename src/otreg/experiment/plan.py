@@ -8,10 +8,12 @@ gives.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from otreg.evaluation.gate_specs import gate_measures
 from otreg.experiment.definition import Experiment
 from otreg.experiment.graph import Graph, Ref
 from otreg.experiment.steps import (
@@ -25,7 +27,7 @@ from otreg.experiment.steps import (
 from otreg.training.config import RunConfig, StageConfig, config_to_dict
 from otreg.training.yaml_config import ConfigError
 
-__all__ = ["Plan", "Trained", "units"]
+__all__ = ["Plan", "Trained", "unit_config", "units"]
 
 _OF_LATER_STAGES = ("lora", "dtype")  # the rest is in the model that the former stage saved
 _OF_ENCODER = ("short_mel", "dtype")
@@ -91,6 +93,8 @@ class Plan:
         inputs = {"model": trained.model, "language_model": Ref(self._towers(), "language_model")}
         for number, step in enumerate(trained.steps):
             inputs[f"log {number}"] = Ref(step, "log")
+        for number, path in enumerate(config.data.train):
+            inputs[f"trained on {number}"] = self._manifest(str(path), seed)
         for name in experiment.evaluate:
             manifest = self._manifest(name, seed)
             inputs[f"corpus {name}"] = manifest
@@ -102,6 +106,7 @@ class Plan:
             "corpora": list(experiment.evaluate),
             "in_domain": list(experiment.in_domain),
             "measures": experiment.as_dict()["measures"],
+            "sample_measures": sorted({"wer", *gate_measures(experiment.gates)}),
             "options": dict(experiment.evaluation),
         }
         title, whom = "evaluation", f"{arm} (seed {seed})"
@@ -149,7 +154,7 @@ class Plan:
             else:
                 towers = self._towers()
                 starts = {name: Ref(towers, name) for name in ("audio_tower", "language_model")}
-            settings = {"run": _unit_config(config, unit, seed, is_first=not done)}
+            settings = {"run": unit_config(config, unit, seed, is_first=not done)}
             inputs = {**starts, **reads}
             title = f"stage {names}"
             done.append(self.graph.add(STAGES, names, settings, inputs, title=title, whom=whom))
@@ -198,7 +203,12 @@ class Plan:
         """The frozen encoder's outputs for manifests."""
         model = config.model
         given = {key: getattr(model, key) for key in _OF_ENCODER if getattr(model, key) is not None}
-        settings = {"model": given, "batch_size": config.data.cache_batch_size}
+        cut = None if "test" in manifests else config.data.interleaving()
+        settings = {
+            "model": given,
+            "batch_size": config.data.cache_batch_size,
+            "interleaving": None if cut is None else list(dataclasses.astuple(cut)),
+        }
         towers = self._towers()
         inputs = {key: Ref(towers, key) for key in ("audio_tower", "language_model")}
         for part, refs in manifests.items():
@@ -207,10 +217,18 @@ class Plan:
         return Ref(self.graph.add(STATES, "states", settings, inputs, title=title), "states")
 
 
-def _unit_config(
+def unit_config(
     config: RunConfig, unit: Sequence[StageConfig], seed: int, *, is_first: bool
 ) -> dict[str, Any]:
-    """The configuration of some stages of a run as plain data, without paths."""
+    """The configuration of some stages of a run as plain data, without paths.
+
+    Args:
+        config: of the whole run.
+        unit: the stages.
+        seed: takes the place of the configuration's own.
+        is_first: whether they start from the towers; otherwise from the model that the stage before
+            them saved, which then says itself what it is made of.
+    """
     data = config_to_dict(config)
     names = {stage.name for stage in unit}
     data["seed"] = seed
@@ -218,6 +236,6 @@ def _unit_config(
     kept = data["model"] if is_first else {key: data["model"][key] for key in _OF_LATER_STAGES}
     starts = ("init", "audio_tower", "language_model")
     data["model"] = {key: value for key, value in kept.items() if key not in starts}
-    paths = ("train", "validation", "cache_dir")
+    paths = ("train", "validation", "root", "cache_dir")
     data["data"] = {key: value for key, value in data["data"].items() if key not in paths}
     return data

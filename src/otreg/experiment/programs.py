@@ -62,15 +62,17 @@ def subset(
 def shuffled_text(inputs: Sequence[Path], out: Path, *, seed: int = 0) -> None:
     """Give every utterance the transcript of another of its language: a control.
 
+    An answer in `messages` stays with its utterance: only what objectives align speech with changes.
+
     Args:
         inputs: manifests, read one after the other.
         out: the manifest to write.
         seed: of the draw.
 
     Raises:
-        ValueError: a language with a single utterance.
+        ValueError: a language with a single spoken utterance.
     """
-    _write_exchanged(inputs, out, ("text", "words", "messages"), seed)
+    _write_exchanged(inputs, out, ("text",), seed)
 
 
 def shuffled_audio(inputs: Sequence[Path], out: Path, *, seed: int = 0) -> None:
@@ -82,7 +84,7 @@ def shuffled_audio(inputs: Sequence[Path], out: Path, *, seed: int = 0) -> None:
         seed: of the draw.
 
     Raises:
-        ValueError: a language with a single utterance.
+        ValueError: a language with a single spoken utterance.
     """
     _write_exchanged(inputs, out, ("audio", "start_s", "end_s", "speaker", "attributes"), seed)
 
@@ -117,14 +119,14 @@ def find_program(name: str) -> Program:
 
 
 def _write_exchanged(inputs: Sequence[Path], out: Path, fields: Sequence[str], seed: int) -> None:
-    """Write the rows with some fields of each taken from another row of the language."""
+    """Write the rows; those with speech get some fields of another row, and no word times."""
     rows = _rows(inputs)
-    fields = [name for name in fields if hasattr(rows[0], name)]
-    source = _derangement([row.language for row in rows], seed)
-    changed = [
-        dataclasses.replace(row, **{name: getattr(rows[source[i]], name) for name in fields})
-        for i, row in enumerate(rows)
-    ]
+    spoken = [position for position, row in enumerate(rows) if row.audio is not None]
+    order = _derangement([rows[position].language for position in spoken], seed)
+    changed = list(rows)
+    for position, source in zip(spoken, order, strict=True):
+        taken = {name: getattr(rows[spoken[source]], name) for name in fields}
+        changed[position] = dataclasses.replace(rows[position], words=None, **taken)
     write_manifest(out, changed)
 
 

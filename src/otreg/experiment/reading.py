@@ -14,7 +14,7 @@ from typing import Any
 import pydantic
 
 from otreg.evaluation.gate_specs import GateSpec, parse_specs
-from otreg.evaluation.measures import MEASURES
+from otreg.evaluation.measures import GAP_MEASURES
 from otreg.experiment.corpora import CORPORA, CorporaKind
 from otreg.experiment.definition import Experiment, MeasureSpec, Preparation
 from otreg.experiment.measures import find_measure
@@ -45,7 +45,7 @@ KEYS = (
     "gates",
     "descriptions",
 )
-GATE_MEASURES = ("wer", "cer", *MEASURES)
+GATE_MEASURES = ("wer", "cer", *GAP_MEASURES)
 """What every evaluation measures."""
 _EVALUATION = {"batch_size": 64, "max_new_tokens": 80}
 

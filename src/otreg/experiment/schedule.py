@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from otreg.experiment.graph import Artifact, Call, Graph, Step
-from otreg.experiment.keys import Digests, digest, libraries, source_digest
+from otreg.experiment.keys import Digests, digest, libraries, own_source, source_digest
 from otreg.experiment.workers import worker_pool
 
 __all__ = ["Parts", "Schedule"]
@@ -168,6 +168,7 @@ def _key(step: Step, inputs: Mapping[str, Artifact]) -> str:
             step.settings,
             {name: artifact.digest for name, artifact in inputs.items()},
             _environment(step),
+            own_source(step.settings),
         ]
     )
 

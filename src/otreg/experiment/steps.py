@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from otreg.experiment.corpora import CORPORA
+from otreg.experiment.corpora import build
 from otreg.experiment.graph import Call, Kind
-from otreg.experiment.measures import find_measure
+from otreg.experiment.measures import Measured, find_measure
 from otreg.experiment.programs import find_program
 from otreg.training.config import RunConfig, config_from_dict
 
@@ -25,14 +25,14 @@ logger = logging.getLogger(__name__)
 STATE_PARTS = ("train", "validation", "test")
 _STEPS = ("experiment/steps.py", "experiment/corpora.py", "experiment/programs.py")
 _SPEECH = ("data", "model", "prepare", "synthetic", *_STEPS)
+_MEASURES = ("evaluation", "experiment/measures.py", "experiment/view_measures.py")
 _TRAINED = ("transport", "objectives", "forwards", "training", *_SPEECH)
 
 
 def make_corpora(call: Call) -> Mapping[str, Path]:
     """Synthesise corpora; what an earlier call completed with the same settings is kept."""
-    kind = CORPORA[call.settings["type"]]
-    sizes = kind.settings(**call.settings["sizes"])
-    return kind.build(call.folder, sizes, call.settings["split"])
+    settings = call.settings
+    return build(settings["type"], call.folder, settings["sizes"], settings["split"])
 
 
 def make_towers(call: Call) -> Mapping[str, Path]:
@@ -71,21 +71,25 @@ def make_prepared(call: Call) -> Mapping[str, Path]:
 
 
 def make_states(call: Call) -> Mapping[str, Path]:
-    """Encode manifests once by a frozen encoder: those of `train`, `validation` and `test` apart."""
+    """Encode manifests once by a frozen encoder, all into one cache."""
     from otreg.data.dataset import SpeechTextDataset
+    from otreg.data.interleave import Interleaving
+    from otreg.data.manifest import read_manifests
     from otreg.model import SpeechLMForConditionalGeneration, SpeechLMProcessor
     from otreg.prepare.encoder_states import build_encoder_cache
 
     towers = [str(call.inputs[name]) for name in ("audio_tower", "language_model")]
-    options = call.settings["model"]
-    model = SpeechLMForConditionalGeneration.from_towers(*towers, **options)
+    settings = call.settings
+    model = SpeechLMForConditionalGeneration.from_towers(*towers, **settings["model"])
     processor = SpeechLMProcessor.from_config(model.config, *towers)
+    spans = settings["interleaving"]
+    cut = None if spans is None else Interleaving(tuple(spans[0]), tuple(spans[1]), spans[2])
     for part in STATE_PARTS:
         manifests = _numbered(call, part)
         if manifests:
-            dataset = SpeechTextDataset(manifests, processor)
-            size = call.settings["batch_size"]
-            build_encoder_cache(model, dataset, call.folder / part, batch_size=size)
+            dataset = SpeechTextDataset(read_manifests(manifests), processor, interleaving=cut)
+            size = settings["batch_size"]
+            build_encoder_cache(model, dataset, call.folder, batch_size=size)
     return {"states": call.folder}
 
 
@@ -129,6 +133,7 @@ def evaluate(call: Call) -> Mapping[str, Path]:
     """Evaluate a model on the experiment's corpora; writes its part of results.json."""
     from otreg.data.dataset import SpeechTextDataset
     from otreg.evaluation.evaluate import evaluate_model
+    from otreg.evaluation.measures import GAP_MEASURES
     from otreg.evaluation.results import write_results
     from otreg.model.loading import load_model
     from otreg.prepare.encoder_states import build_encoder_cache
@@ -138,7 +143,7 @@ def evaluate(call: Call) -> Mapping[str, Path]:
     corpora = {name: call.inputs[f"corpus {name}"] for name in settings["corpora"]}
     caches = {
         name: build_encoder_cache(
-            model, SpeechTextDataset([manifest], processor), call.inputs[f"states {name}"] / "test"
+            model, SpeechTextDataset([manifest], processor), call.inputs[f"states {name}"]
         )
         for name, manifest in corpora.items()
         if f"states {name}" in call.inputs
@@ -151,11 +156,12 @@ def evaluate(call: Call) -> Mapping[str, Path]:
         seed=settings["seed"],
         in_domain=settings["in_domain"],
         encoder_cache=caches or None,
+        sample_measures=settings["sample_measures"],
         **settings["options"],
     )
     of = {"arm": settings["arm"], "seed": settings["seed"]}
     for measure in settings["measures"].values():
-        records = find_measure(measure["type"]).function(
+        of_measure = Measured(
             model,
             processor,
             {name: corpora[name] for name in measure["corpora"]},
@@ -163,10 +169,17 @@ def evaluate(call: Call) -> Mapping[str, Path]:
             batch_size=settings["options"]["batch_size"],
             caches={name: caches[name] for name in measure["corpora"] if name in caches},
             language_model=call.inputs["language_model"],
-            **measure["options"],
+            trained_on=_numbered(call, "trained on"),
         )
+        records = find_measure(measure["type"]).function(of_measure, **measure["options"])
         for name, found in records.items():
             part[name] = [*part.get(name, []), *found]
+    # Samples of gap measures that no gate asks for would only make the file large.
+    part["samples"] = [
+        sample
+        for sample in part["samples"]
+        if sample["measure"] in settings["sample_measures"] or sample["measure"] not in GAP_MEASURES
+    ]
     part["curves"] = [of | record for log in _numbered(call, "log") for record in _losses(log)]
     return {"results": write_results(part, call.folder / "results.json")}
 
@@ -191,8 +204,8 @@ CORPORA_STEP = Kind(
     is_shared_folder=True,
 )
 TOWERS = Kind("towers", make_towers, _SPEECH, in_worker=False)
-PREPARED = Kind("prepared", make_prepared, _TRAINED, makes_manifests=True)
+PREPARED = Kind("prepared", make_prepared, (*_TRAINED, "evaluation"), makes_manifests=True)
 STATES = Kind("encoder-states", make_states, _SPEECH, by_content=False)
 STAGES = Kind("stages", make_stages, _TRAINED)
-EVALUATION = Kind("evaluations", evaluate, (*_TRAINED, "evaluation", "experiment/measures.py"))
+EVALUATION = Kind("evaluations", evaluate, (*_TRAINED, *_MEASURES))
 """What each kind of step is, and the source that decides its result."""

@@ -15,7 +15,12 @@ from otreg.data.dataset import Example
 from otreg.data.segments import Clip, Row, Segment
 from otreg.model.configuration import SpeechLMConfig, adapter_frame_plan
 from otreg.model.conversation import Messages, check_options, prompt_examples
-from otreg.model.features import SAMPLE_RATE_HZ, extract_features, num_feature_frames
+from otreg.model.features import (
+    SAMPLE_RATE_HZ,
+    check_samples,
+    extract_features,
+    num_feature_frames,
+)
 from otreg.model.frames import Length, apply_frame_plan
 from otreg.model.prompts import (
     DEFAULT_INSTRUCTION,
@@ -247,7 +252,8 @@ class SpeechLMProcessor(ProcessorMixin):
         """Make a batch of audio, with transcripts to train on or without to generate from.
 
         Args:
-            audio: one (samples,) array or a list of them: mono, 16 kHz.
+            audio: one (samples,) array or a list of them: mono, 16 kHz, of any floating type, in
+                [-1, 1].
             text: transcript of each, None = prompts alone.
             language: of each or of all, for {language} in the prompt.
             return_tensors: "pt", the only kind.
@@ -260,8 +266,8 @@ class SpeechLMProcessor(ProcessorMixin):
             input_features_mask (right-padded), clips, and with text labels, text_ids, text_mask.
 
         Raises:
-            ValueError: another sampling rate or kind of tensors, lists of unequal length, or an
-                argument that is not listed here.
+            ValueError: another sampling rate or kind of tensors, lists of unequal length, an
+                argument that is not listed here, or audio that `check_samples` refuses.
         """
         if unknown:
             raise ValueError(
@@ -274,7 +280,7 @@ class SpeechLMProcessor(ProcessorMixin):
             raise ValueError(
                 f"audio must be at {SAMPLE_RATE_HZ} Hz; got {sampling_rate}: resample it"
             )
-        clips = [audio] if isinstance(audio, np.ndarray) and audio.ndim == 1 else list(audio)
+        clips = [check_samples(audio)] if isinstance(audio, np.ndarray) else list(audio)
         texts = _one_each("text", text, len(clips))
         languages = _one_each("language", language, len(clips), share=True)
         examples: list[Example] = [

@@ -6,7 +6,7 @@ import copy
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 from transformers import (
@@ -23,9 +23,6 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from otreg.model.configuration import SpeechLMConfig, first_id
 from otreg.model.embeddings import embedding_rows, median_norm
 from otreg.model.lora import lora_parameters
-
-if TYPE_CHECKING:
-    from otreg.model.modeling import SpeechLMForConditionalGeneration
 
 logger = logging.getLogger(__name__)
 
@@ -76,12 +73,12 @@ def _load(auto_class: Any, source: str | Path, loading: dict[str, Any]) -> PreTr
 
 
 def build_from_towers(
-    cls: type[SpeechLMForConditionalGeneration],
+    cls: Any,
     audio_tower: Any,
     language_model: Any,
     loading: dict[str, Any],
     options: dict[str, Any],
-) -> SpeechLMForConditionalGeneration:
+) -> Any:
     """Do the work of `SpeechLMForConditionalGeneration.from_towers`."""
     unknown = options.keys() - SpeechLMConfig.__dataclass_fields__.keys()
     if unknown:
@@ -162,14 +159,14 @@ def is_frozen(module: nn.Module) -> bool:
     return not any(p.requires_grad for p in module.parameters())
 
 
-def set_trainable(model: SpeechLMForConditionalGeneration, groups: Iterable[str]) -> int:
+def set_trainable(model: Any, groups: Iterable[str]) -> int:
     """Train the named parts of a model and freeze the rest of it.
 
     Parts attached from outside, such as the heads of objectives, are left as they are. Frozen parts
     stay in evaluation mode whatever ``model.train()`` is told.
 
     Args:
-        model: changed in place.
+        model: a `SpeechLMForConditionalGeneration`, changed in place.
         groups: of "multi_modal_projector", "audio_tower", "language_model" (all its weights) and
             "lora" (only what `add_lora` added).
 

@@ -159,13 +159,14 @@ class CTC(nn.Module):
                 "model's get_input_embeddings().weight, or use CTC(tied=False, dim=…, "
                 "vocab_size=…)"
             )
-        vocabulary = pair_classes(pair, pad_class=True, setting=self.vocabulary)
-        ids = vocabulary.token_class  # (batch, tokens)
+        among = pair_classes(pair, with_pad=True, setting=self.vocabulary)
+        assert among.pad_class is not None
+        ids = among.token_class  # (batch, tokens)
         same = (ids.unsqueeze(2) == ids.unsqueeze(1)) & text_mask.unsqueeze(1)
         labels = same.to(torch.uint8).argmax(2)  # the earliest token of the same id
         is_first = text_mask & (labels == torch.arange(ids.shape[1], device=ids.device))
-        blank = F.pad(ids, (0, 1), value=vocabulary.pad_class)
-        log_p = log_probabilities(pair.speech, frame_mask, blank, vocabulary, self.temperature)
+        with_blank = F.pad(ids, (0, 1), value=among.pad_class)
+        log_p = log_probabilities(pair.speech, frame_mask, with_blank, among, self.temperature)
         log_p = log_p.masked_fill(~F.pad(is_first, (0, 1), value=True).unsqueeze(1), _UNUSED)
         tiny = torch.finfo(log_p.dtype).tiny
         others = (1 - log_p.exp().sum(2, keepdim=True)).clamp(min=tiny).log()

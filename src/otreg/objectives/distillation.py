@@ -1,6 +1,6 @@
 """Distillation from the language model's own answers to text."""
 
-from __future__ import annotations
+# ruff: noqa: F722
 
 from collections.abc import Mapping
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 from otreg.objectives.base import Term, View
 from otreg.objectives.cross_entropy import labelled_tokens, predicted_positions
+from otreg.shapes import Float
 
 TEACHERS = ("reference_text", "text")
-_MAX_CELLS = 2**24  # log-probabilities of a chunk of positions
 
 
 class Distillation:
@@ -49,7 +49,7 @@ class Distillation:
         """The sum over the batch; see the class."""
         rows, positions, twin = predicted_positions(view)
         teacher = getattr(view, self.teacher)
-        divergence = divergences(
+        divergence = kl_divergence(
             teacher.logits.detach()[rows, twin], view.speech.logits[rows, positions]
         )
 
@@ -60,19 +60,38 @@ class Distillation:
         return Term(divergence.sum(), by_row=by_row)
 
 
-def divergences(teacher_logits: Tensor, logits: Tensor) -> Tensor:
-    """KL(Q || P) = sum_v Q_v (log Q_v - log P_v) at each position, in float32.
+def kl_divergence(
+    target: Float[Tensor, "positions vocab"],
+    other: Float[Tensor, "positions vocab"],
+    *,
+    max_elements: int = 2**24,
+) -> Tensor:
+    """KL(target ‖ other) = Σ_v p_v (log p_v − log q_v) at each position, in nats.
 
     Args:
-        teacher_logits: (positions, vocab) of Q.
-        logits: (positions, vocab) of P.
+        target: (positions, vocab) logits or log-probabilities of p.
+        other: (positions, vocab) logits or log-probabilities of q, over the same vocabulary.
+        max_elements: probabilities held at once; positions are walked in chunks of that size.
 
     Returns:
-        (positions,) in nats.
+        (positions,) float32 (float64 for float64 inputs), at least 0 up to rounding; infinity where
+        q excludes what p allows.
+
+    Raises:
+        ValueError: shapes that differ.
     """
-    chunk = max(1, _MAX_CELLS // max(1, logits.shape[-1]))
+    if target.ndim != 2 or target.shape != other.shape:
+        raise ValueError(
+            "expected target and other of one shape (positions, vocab), received "
+            f"{tuple(target.shape)} and {tuple(other.shape)}; cut both to the vocabulary they share"
+        )
+    wide = torch.float64 in (target.dtype, other.dtype)
+    dtype = torch.float64 if wide else torch.float32
+    rows = max(1, max_elements // max(1, target.shape[1]))
     parts = []
-    for q, p in zip(teacher_logits.split(chunk), logits.split(chunk), strict=True):
-        log_q, log_p = q.float().log_softmax(-1), p.float().log_softmax(-1)
-        parts.append((log_q.exp() * (log_q - log_p)).sum(-1))
-    return torch.cat(parts) if parts else logits.new_zeros(0, dtype=torch.float32)
+    for first in range(0, len(target), rows):
+        log_p = target[first : first + rows].to(dtype).log_softmax(dim=1)
+        log_q = other[first : first + rows].to(dtype).log_softmax(dim=1)
+        terms = torch.where(log_p == -torch.inf, 0.0, log_p.exp() * (log_p - log_q))  # 0 log 0 = 0
+        parts.append(terms.sum(dim=1))
+    return torch.cat(parts) if parts else target.new_zeros(0, dtype=dtype)

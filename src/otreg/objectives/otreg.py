@@ -161,7 +161,7 @@ class OTReg:
         if self.loss == "entropic":
             terms["entropic"] = solved.value
         elif self.loss == "vocabulary":
-            classes = pair_classes(pair, pad_class=self.pad_anchor, setting=self.vocabulary)
+            classes = pair_classes(pair, with_pad=self.pad_anchor, setting=self.vocabulary)
             terms["vocabulary"] = vocabulary_loss(pair, plan, targets, classes, self.temperature)
         loss = terms[self.loss]
         if through:

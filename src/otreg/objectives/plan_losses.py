@@ -15,7 +15,7 @@ def vocabulary_loss(
     pair: SpeechTextPair,
     plan: Float[Tensor, "batch frames targets"],
     targets: Targets,
-    vocabulary: Classes,
+    among: Classes,
     temperature: float,
 ) -> Float[Tensor, " batch"]:
     """Mean over frames of the cross-entropy of a row of the plan against the vocabulary.
@@ -26,7 +26,7 @@ def vocabulary_loss(
         pair: whose speech is pulled.
         plan: (batch, frames, targets), zero at padding; may carry a gradient.
         targets: the plan's columns.
-        vocabulary: the classes, made from the same pair; with a pad class where there is an anchor.
+        among: the classes, made from the same pair; with a pad class where there is an anchor.
         temperature: of the softmax, > 0.
 
     Returns:
@@ -34,9 +34,10 @@ def vocabulary_loss(
     """
     frame_mask = pair.speech_mask
     assert frame_mask is not None  # SpeechTextPair fills masks in
-    classes = vocabulary.token_class.gather(1, targets.token_index.clamp(min=0))
-    classes = torch.where(targets.anchor, vocabulary.pad_class, classes)
-    log_p = log_probabilities(pair.speech, frame_mask, classes, vocabulary, temperature)
+    classes = among.token_class.gather(1, targets.token_index.clamp(min=0))
+    if among.pad_class is not None:
+        classes = torch.where(targets.anchor, among.pad_class, classes)
+    log_p = log_probabilities(pair.speech, frame_mask, classes, among, temperature)
     rows = plan / plan.sum(2, keepdim=True).clamp(min=1e-30)
     return -(rows * log_p).sum((1, 2)) / frame_mask.sum(1)
 

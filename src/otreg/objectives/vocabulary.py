@@ -18,35 +18,33 @@ _MAX_SEED = 2**63
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes of a pair. A class is a row of the table by its id, or the pad row, the last.
+    """The classes of a pair. A class is a row of the table by its id; where the pad row is none of
+    them, it is one more, the last.
 
     Args:
         table: (vocab, dim) the embedding rows, not copied; without gradient.
         token_class: (batch, tokens) the class of each transcript token; 0 at padding.
-        pad_row: (dim,) the row of the class `pad_class`; None without one.
+        pad_class: the class of the pad row; None without one.
+        pad_row: (dim,) that row, where it is none of the table's.
         members: (classes,) ids of the rows that take part; None = all rows.
         num_drawn: how many members, the last ones, stand for all rows that do not take part.
         drawn_log_weight: log of how many rows each drawn member stands for; added to its score.
-        gives_way: ids of rows that are the pad row, which do not take part beside it.
+        left_out: ids of further rows that are the pad row, which do not take part beside it.
     """
 
     table: Tensor
     token_class: Tensor
+    pad_class: int | None = None
     pad_row: Tensor | None = None
     members: Tensor | None = None
     num_drawn: int = 0
     drawn_log_weight: float = 0.0
-    gives_way: tuple[int, ...] = ()
-
-    @property
-    def pad_class(self) -> int:
-        """The class of the pad row: one past the table's last."""
-        return len(self.table)
+    left_out: tuple[int, ...] = ()
 
     @property
     def num_classes(self) -> int:
         """How many classes take part."""
-        rows = len(self.table) - len(self.gives_way) if self.members is None else len(self.members)
+        rows = len(self.table) - len(self.left_out) if self.members is None else len(self.members)
         return rows + (self.pad_row is not None)
 
     def rows(self, classes: Int[Tensor, "batch n"]) -> Float[Tensor, "batch n dim"]:
@@ -55,34 +53,32 @@ class Classes:
         rows = self.table.index_select(0, ids.flatten()).view(*ids.shape, -1)
         if self.pad_row is None:
             return rows
-        is_pad = (classes == self.pad_class).unsqueeze(2)
+        is_pad = torch.eq(classes, len(self.table)).unsqueeze(2)
         return torch.where(is_pad, self.pad_row.to(rows.dtype), rows)
 
-    def chunks(self, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def chunks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All classes, `size` at a time.
 
         Yields:
-            rows (c, dim) with c <= size, and (c,) what their scores are raised by, or None.
+            rows (c, dim) with c <= size, and (c,) what their scores are raised by.
         """
+        device = self.table.device
         if self.pad_row is not None:
-            yield self.pad_row.unsqueeze(0), None
-        total = len(self.table) if self.members is None else len(self.members)
-        for start in range(0, total, size):
-            stop = min(start + size, total)
-            if self.members is None:
-                gone = [row - start for row in self.gives_way if start <= row < stop]
-                raised = None
+            yield self.pad_row.unsqueeze(0), torch.zeros(1, device=device)
+        if self.members is None:
+            for start in range(0, len(self.table), size):
+                rows = self.table[start : start + size]
+                raised = torch.zeros(len(rows), device=device)
+                gone = [row - start for row in self.left_out if start <= row < start + len(rows)]
                 if gone:
-                    raised = torch.zeros(stop - start, device=self.table.device)
                     raised[gone] = -math.inf
-                yield self.table[start:stop], raised
-                continue
-            raised = None
-            first_drawn = total - self.num_drawn
-            if stop > first_drawn and self.drawn_log_weight != 0:
-                raised = torch.zeros(stop - start, device=self.table.device)
-                raised[max(first_drawn - start, 0) :] = self.drawn_log_weight
-            yield self.table.index_select(0, self.members[start:stop]), raised
+                yield rows, raised
+            return
+        raised = torch.zeros(len(self.members), device=device)
+        raised[len(self.members) - self.num_drawn :] = self.drawn_log_weight
+        for start in range(0, len(self.members), size):
+            part = slice(start, start + size)
+            yield self.table.index_select(0, self.members[part]), raised[part]
 
 
 def check_vocabulary(setting: str | int) -> None:
@@ -100,14 +96,14 @@ def check_vocabulary(setting: str | int) -> None:
     )
 
 
-def pair_classes(pair: SpeechTextPair, *, pad_class: bool, setting: str | int = "all") -> Classes:
+def pair_classes(pair: SpeechTextPair, *, with_pad: bool, setting: str | int = "all") -> Classes:
     """Choose the classes of a pair.
 
     Args:
         pair: with an embedding_table and token_ids; or without a table, when the distinct tokens of
             the batch (by id where token_ids are given, by row otherwise) are the whole vocabulary.
-        pad_class: add the pair's pad_embedding as a class of its own; rows of the table that are
-            the pad row give way to it.
+        with_pad: the pair's pad_embedding is a class too: its row of the table, or, where it has
+            none, one more.
         setting: which rows of the table take part. "all"; "step": the tokens of pair.step_ids and
             of the pair itself; a number k: those and k others, drawn without replacement by
             pair.draw_seed, each of which stands for (the others' number) / k rows, so that the sum
@@ -140,34 +136,37 @@ def pair_classes(pair: SpeechTextPair, *, pad_class: bool, setting: str | int = 
         table = pair.embedding_table.detach()
         token_class = torch.where(mask, pair.token_ids.long(), 0)
 
-    pad_row = None
-    gives_way: tuple[int, ...] = ()
-    if pad_class:
+    pad_class, pad_row = None, None
+    left_out: tuple[int, ...] = ()
+    if with_pad:
         if pair.pad_embedding is None:
             raise ValueError(
                 "pad_embedding is needed for the class of silence, got None; pass "
                 "SpeechTextPair(pad_embedding=…), the row of the language model's pad token"
             )
-        pad_row = pair.pad_embedding.detach()
-        gives_way = _pad_rows(pair, table, pad_row)
-        _require_no_pad(pair, token_class[mask], gives_way)
+        own = _pad_rows(pair, table)
+        _require_no_pad(pair, token_class[mask], own)
+        pad_row = None if own else pair.pad_embedding.detach()
+        pad_class, left_out = (own[0] if own else len(table)), own[1:]
     if setting == "all":
-        return Classes(table, token_class, pad_row, gives_way=gives_way)
+        return Classes(table, token_class, pad_class, pad_row, left_out=left_out)
 
-    ids = token_class[mask]
+    members = token_class[mask]
     if pair.step_ids is not None:
-        ids = torch.cat([ids, pair.step_ids.long()])
-    members = torch.unique(ids)
-    if gives_way:
-        members = members[~torch.isin(members, members.new_tensor(gives_way))]
-    others = len(table) - len(members) - len(gives_way)
+        members = torch.cat([members, pair.step_ids.long()])
+    if pad_class is not None and pad_row is None:
+        members = torch.cat([members, members.new_tensor([pad_class])])
+    members = torch.unique(members)
+    if left_out:
+        members = members[~torch.isin(members, members.new_tensor(left_out))]
+    others = len(table) - len(members) - len(left_out)
     num_drawn = 0 if setting == "step" else min(int(setting), others)
-    if num_drawn == 0:
-        return Classes(table, token_class, pad_row, members, gives_way=gives_way)
-    drawn = _draw(len(table), num_drawn, members, gives_way, pair.draw_seed or 0)
-    log_weight = math.log(others / num_drawn)
-    members = torch.cat([members, drawn])
-    return Classes(table, token_class, pad_row, members, num_drawn, log_weight, gives_way)
+    log_weight = 0.0
+    if num_drawn > 0:
+        drawn = _draw(len(table), num_drawn, members, left_out, pair.draw_seed or 0)
+        members = torch.cat([members, drawn])
+        log_weight = math.log(others / num_drawn)
+    return Classes(table, token_class, pad_class, pad_row, members, num_drawn, log_weight, left_out)
 
 
 def rows_like(table: Float[Tensor, "vocab dim"], row: Float[Tensor, " dim"]) -> tuple[int, ...]:
@@ -201,18 +200,19 @@ def rows_like(table: Float[Tensor, "vocab dim"], row: Float[Tensor, " dim"]) -> 
     return tuple(found[same].tolist())
 
 
-def _pad_rows(pair: SpeechTextPair, table: Tensor, pad_row: Tensor) -> tuple[int, ...]:
+def _pad_rows(pair: SpeechTextPair, table: Tensor) -> tuple[int, ...]:
     """The table's rows that are the pad row: by its id where that is known."""
+    assert pair.pad_embedding is not None
     if pair.embedding_table is not None and pair.pad_token_id is not None:
         return (pair.pad_token_id,)
-    return rows_like(table, pad_row)
+    return rows_like(table, pair.pad_embedding.detach())
 
 
-def _require_no_pad(pair: SpeechTextPair, ids: Tensor, gives_way: tuple[int, ...]) -> None:
+def _require_no_pad(pair: SpeechTextPair, ids: Tensor, pad_rows: tuple[int, ...]) -> None:
     """Refuse a transcript with a token that cannot be told from silence."""
     assert pair.pad_embedding is not None
     assert pair.text_mask is not None
-    is_pad = torch.isin(ids, ids.new_tensor(gives_way)).any()
+    is_pad = torch.isin(ids, ids.new_tensor(pad_rows)).any()
     equal = (pair.text.detach() == pair.pad_embedding.detach().to(pair.text.dtype)).all(2)
     if bool(is_pad | (equal & pair.text_mask).any()):
         raise ValueError(
@@ -222,14 +222,14 @@ def _require_no_pad(pair: SpeechTextPair, ids: Tensor, gives_way: tuple[int, ...
 
 
 def _draw(
-    vocab: int, count: int, members: Tensor, gives_way: tuple[int, ...], seed: int
+    vocab: int, count: int, members: Tensor, left_out: tuple[int, ...], seed: int
 ) -> Int[Tensor, " count"]:
-    """`count` ids that are neither members nor give way, without replacement, the same by seed."""
+    """`count` ids that are neither members nor left out, without replacement, the same by seed."""
     generator = torch.Generator().manual_seed(seed % _MAX_SEED)  # on the CPU: equal on all devices
     order = torch.randperm(vocab, generator=generator)
     taken = torch.zeros(vocab, dtype=torch.bool)
     taken[members.cpu()] = True
-    taken[list(gives_way)] = True
+    taken[list(left_out)] = True
     return order[~taken[order]][:count].to(members.device)
 
 

@@ -116,7 +116,7 @@ def prepare_encoder_states(
     device: str | None = None,
     root: str | Path | None = None,
     quiet: bool = False,
-    command: Sequence[str] = (),
+    command: str = "",
 ) -> dict[str, Any]:
     """Fill an encoder cache, for `data.cache_dir`.
 

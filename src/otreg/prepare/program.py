@@ -90,7 +90,7 @@ class Program:
         skip: bool = False,
         overwrite: bool = False,
         quiet: bool = False,
-        command: Sequence[str] = (),
+        command: str = "",
     ) -> None:
         self.name = name
         self.inputs = [Path(path) for path in inputs]
@@ -100,7 +100,7 @@ class Program:
         self.skip = skip
         self.overwrite = overwrite
         self.quiet = quiet
-        self.command = list(command)
+        self.command = command
         self.skipped: Counter[str] = Counter()
         self._content = ""
         self._lock = FileLock(self._beside(".lock"), timeout=0)
@@ -128,8 +128,10 @@ class Program:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self._beside(".lock").unlink(missing_ok=True)
+        journal = self._beside(".journal")
+        if journal.exists() and not journal.stat().st_size:
+            journal.unlink()
+        self._beside(".lock").unlink(missing_ok=True)  # while it is ours
         self._lock.release()
 
     def read(self, paths: Sequence[str | Path] | None = None) -> list[Utterance]:
@@ -174,6 +176,7 @@ class Program:
         )
         if same:
             logger.info("%s is up to date", self.out)
+            self._beside(".journal").unlink(missing_ok=True)  # left by a kill at the very end
         elif not self.overwrite:
             raise ValueError(
                 f"{self.out} exists and was not made from this by these settings; name another "

@@ -25,7 +25,7 @@ def write_provenance(
     settings: Mapping[str, Any],
     inputs: Sequence[str | Path],
     *,
-    command: Sequence[str] = (),
+    command: str = "",
     **facts: Any,
 ) -> None:
     """Write the provenance of OUT in one step.
@@ -39,7 +39,7 @@ def write_provenance(
         facts: what else is known, such as counts.
     """
     record = {
-        "command": list(command),
+        "command": command,
         "program": program,
         "settings": dict(settings),
         "versions": versions(),

@@ -8,10 +8,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from otreg.data.manifest import Utterance, Word, read_manifest
+from otreg.data.manifest import Utterance, Word
 from otreg.prepare.program import Program, Unusable
-from otreg.prepare.provenance import add_to_provenance, read_provenance
-from otreg.prepare.word_errors import EVEN, compare_sources
+from otreg.prepare.provenance import read_provenance
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +40,6 @@ def prepare_words(
     source: WordSource | None = None,
     *,
     replace_words: bool = False,
-    against: str | Path | None = None,
-    beside: Mapping[str, str | Path] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Write a manifest whose utterances have word times.
@@ -55,20 +52,14 @@ def prepare_words(
         out: the manifest to write.
         source: makes the times that are missing; None = none may be missing.
         replace_words: make times for all rows, those with words too.
-        against: a manifest with exact words; start errors against it are written to the provenance.
-        beside: further manifests to judge against it, by name.
         options: root, skip, overwrite, quiet, command, as for `Program`.
 
     Returns:
-        The provenance, with "start_errors" by source where against is given.
+        The provenance.
 
     Raises:
         ValueError: rows without words and no source, or what `Program` refuses.
     """
-    if beside and against is None:
-        raise ValueError("sources beside are judged against exact words; give --against too")
-    if beside and (taken := {EVEN, source.name if source else "words"} & set(beside)):
-        raise ValueError(f"--beside {sorted(taken)[0]} is a name in use; choose another")
     settings = {
         "method": _METHOD,
         "words": {"source": "manifest"} if source is None else source.settings,
@@ -100,13 +91,6 @@ def prepare_words(
                 kept=sum(row.words is not None and row.id not in made for row in rows),
                 without_audio=sum(row.audio is None for row in rows),
             )
-    if against is not None:
-        root = options.get("root")
-        manifests = {source.name if source else "words": Path(out)}
-        manifests |= {name: Path(path) for name, path in (beside or {}).items()}
-        judged = {name: read_manifest(path, root=root) for name, path in manifests.items()}
-        errors = compare_sources(read_manifest(against, root=root), judged)
-        add_to_provenance(out, start_errors={"against": str(against), "sources": errors})
     return read_provenance(out)
 
 

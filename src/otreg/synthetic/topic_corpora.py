@@ -151,7 +151,8 @@ def as_text(name: str, line: Line) -> Utterance:
 def spans(row: Utterance, rng: random.Random) -> Iterator[Utterance]:
     """Cut a row into pieces of 2 to 6 words by its word times; some rows come in one piece, too.
 
-    Interleaved speech reaches the encoder in such pieces.
+    Interleaved speech reaches the encoder in such pieces: from the start of a word to the start of
+    the word after the last (see `otreg.data.interleave`).
     """
     if row.words is None:
         raise ValueError(f"{row.name} has no word times to cut it by")
@@ -168,7 +169,7 @@ def spans(row: Utterance, rng: random.Random) -> Iterator[Utterance]:
             id=f"{row.id}-{start}",
             text=" ".join(word.word for word in piece),
             start_s=piece[0].start_s,
-            end_s=piece[-1].end_s,
+            end_s=row.words[end].start_s if end < len(row.words) else None,
             words=None,
         )
         start = end

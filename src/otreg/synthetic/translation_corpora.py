@@ -98,7 +98,7 @@ def build(out: Path | str, settings: TranslationSettings, *, split: str) -> Corp
             _LANGUAGE, family, settings.text_sentences, seed + 1, exclude=held_out
         )
     ]
-    exchanges = out / "exchanges.jsonl"
+    exchanges = out / "exchanges.ndjson"  # no manifest, though JSON a line
     write_exchanges(exchanges, [Exchange(text, INSTRUCTION, translate(text)) for text in texts])
     asked = {
         name: corpus.write_variant(INSTRUCTION, lambda row: [to_translate(row)])

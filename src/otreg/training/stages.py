@@ -139,13 +139,13 @@ def _datasets(
     if not config.data.train:
         raise ConfigError("data.train is missing: give manifests, e.g. data.train=train.jsonl")
 
-    def dataset(paths: Sequence[Path], part: str) -> SpeechTextDataset:
+    def dataset(paths: Sequence[Path]) -> SpeechTextDataset:
         utterances = read_manifests(paths, root=config.data.root)
         cut = config.data.interleaving()
         found = SpeechTextDataset(utterances, processor, interleaving=cut)
         if not config.data.cache_encoder:
             return found
-        path = (config.data.cache_dir or folder.encoder_cache) / part
+        path = config.data.cache_dir or folder.encoder_cache
         size = config.data.cache_batch_size
         cache = build_encoder_cache(model, found, path, batch_size=size, progress=progress)
         return SpeechTextDataset(utterances, processor, interleaving=cut, encoder_cache=cache)
@@ -153,9 +153,7 @@ def _datasets(
     if config.data.cache_encoder:
         model.to(device)
     validation = config.data.validation
-    return dataset(config.data.train, "train"), (
-        dataset(validation, "validation") if validation else None
-    )
+    return dataset(config.data.train), dataset(validation) if validation else None
 
 
 def _enter_stage(config: RunConfig, stage: StageConfig, model: Any) -> None:

@@ -1,7 +1,8 @@
 """What `sinkhorn` and `cosine_transport` accept: options, shapes and masses."""
 
 import math
-from numbers import Integral, Real
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ def check_options(
         raise ValueError(f"epsilon must be a finite number > 0, got {epsilon!r}; try 0.05")
     if not (_is_finite(tol) and tol > 0):
         raise ValueError(f"tol must be a finite number > 0, got {tol!r}; try 1e-3")
-    if not (isinstance(max_iter, Integral) and max_iter >= 1):
+    if not (isinstance(max_iter, int | Integral) and max_iter >= 1):
         raise ValueError(f"max_iter must be a whole number >= 1, got {max_iter!r}; try 1000")
     for name, rho in (("rho_a", rho_a), ("rho_b", rho_b)):
         if rho is not None and not (_is_finite(rho) and rho >= 0):
@@ -53,9 +54,12 @@ def check_options(
         )
 
 
-def _is_finite(value: object) -> bool:
+def _is_finite(value: Any) -> bool:
     """Whether a value is a number, and neither infinite nor NaN."""
-    return isinstance(value, Real) and math.isfinite(value)
+    try:
+        return math.isfinite(value)
+    except TypeError:
+        return False
 
 
 def check_problem(cost: Tensor, a: Tensor, b: Tensor, init: Tensor | None) -> None:
@@ -70,9 +74,10 @@ def check_problem(cost: Tensor, a: Tensor, b: Tensor, init: Tensor | None) -> No
             "unsqueeze(0)"
         )
     batch, n, m = cost.shape
-    _check_shapes(f"cost {tuple(cost.shape)}", a=(a, (batch, n)), b=(b, (batch, m)))
+    _check_shape("a", a, (batch, n), cost=cost)
+    _check_shape("b", b, (batch, m), cost=cost)
     if init is not None:
-        _check_shapes(f"cost {tuple(cost.shape)}", init=(init, (batch, m)))
+        _check_shape("init", init, (batch, m), cost=cost)
 
 
 def check_vectors(
@@ -92,22 +97,19 @@ def check_vectors(
         if not vectors.is_floating_point():
             raise ValueError(f"{name} must hold floating-point numbers, got {vectors.dtype}")
     (batch, n, dim), m = x.shape, y.shape[1]
-    beside = f"x {tuple(x.shape)}"
-    _check_shapes(beside, y=(y, (batch, m, dim)), a=(a, (batch, n)))
-    beside = f"x {tuple(x.shape)} and y {tuple(y.shape)}"
-    _check_shapes(beside, b=(b, (batch, m)))
+    _check_shape("y", y, (batch, m, dim), x=x)
+    _check_shape("a", a, (batch, n), x=x)
+    _check_shape("b", b, (batch, m), x=x, y=y)
     if prior is not None:
-        _check_shapes(beside, prior=(prior, (batch, n, m)))
+        _check_shape("prior", prior, (batch, n, m), x=x, y=y)
     if init is not None:
-        _check_shapes(beside, init=(init, (batch, m)))
+        _check_shape("init", init, (batch, m), x=x, y=y)
 
 
-def _check_shapes(beside: str, **tensors: tuple[Tensor, tuple[int, ...]]) -> None:
-    for name, (tensor, expected) in tensors.items():
-        if tuple(tensor.shape) != expected:
-            raise ValueError(
-                f"{name} must be {expected} to match {beside}, got {tuple(tensor.shape)}"
-            )
+def _check_shape(name: str, value: Tensor, expected: tuple[int, ...], **beside: Tensor) -> None:
+    if value.shape != expected:
+        others = " and ".join(f"{other} {tuple(x.shape)}" for other, x in beside.items())
+        raise ValueError(f"{name} must be {expected} to match {others}, got {tuple(value.shape)}")
 
 
 def check_masses(a: Tensor, b: Tensor, totals: tuple[Tensor, Tensor], balanced: bool) -> None:

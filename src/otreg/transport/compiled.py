@@ -1,4 +1,4 @@
-"""The solver in C++ (csrc/sinkhorn.cpp), for the CPU; built on first use where there is a compiler."""
+"""The solver in C++ (csrc/), for the CPU; built on first use where there is a compiler."""
 
 import ctypes
 import functools
@@ -18,7 +18,8 @@ from otreg.transport.problem import Problem, Solution
 logger = logging.getLogger(__name__)
 
 _FOLDER = Path(__file__).parent / "csrc"
-_SOURCES = [_FOLDER / name for name in ("sinkhorn.cpp", "momentum.h", "vectors.h")]
+_NAMES = ("sinkhorn.cpp", "problem.h", "tiles.h", "momentum.h", "vectors.h")
+_SOURCES = [_FOLDER / name for name in _NAMES]
 # Not -ffast-math: a library so linked turns denormal numbers off in the whole process that loads it.
 _FLAGS = ["-O3", "-march=native", "-std=c++17", "-ffp-contract=fast"]
 _FLAGS += ["-fno-math-errno", "-fno-trapping-math"]

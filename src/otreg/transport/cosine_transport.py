@@ -1,4 +1,4 @@
-"""Vectors in, transport loss out: cosine cost, solver and their gradient as one autograd function."""
+"""From vectors to a transport loss: cosine cost, solver and gradient as one autograd function."""
 
 # ruff: noqa: F722
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from otreg.shapes import Float
 from otreg.transport.checks import check_options, check_vectors
-from otreg.transport.cost import inverse_norm
+from otreg.transport.cost import cosine_cost, inverse_norm
 from otreg.transport.implicit import plan_vjp
 from otreg.transport.problem import tau
 from otreg.transport.ragged import ragged_sizes
@@ -56,11 +56,11 @@ def cosine_transport(
     """Transport x to y at the cost 1 - cos(x_i, y_j) + prior_ij; see `sinkhorn` for the problem.
 
     It is `sinkhorn(cosine_cost(x, y) + prior, …)` in less time and memory: the n x m product is
-    scaled in place of x and y, and with W the gradient at the cost, the way back is
+    scaled in place of x and y. With W the gradient at the cost, the backward pass is
 
         dL/dx_i = (|x_i|^2 + 1e-6)^(-1) (sum_j W_ij cos_ij) x_i - sum_j W_ij y_j / (|x_i| |y_j|)
 
-    one matrix product and no normalised copy of x.
+    It takes one matrix product and no normalised copy of x.
 
     Args:
         x: (batch, n, dim) vectors of any floating dtype; products accumulate in float32.
@@ -103,7 +103,7 @@ def cosine_transport(
         method=method,
     )
     check_vectors(x, y, a, b, prior, init)
-    options = {
+    options: dict[str, Any] = {
         "epsilon": epsilon,
         "tol": tol,
         "max_iter": max_iter,
@@ -112,13 +112,35 @@ def cosine_transport(
         "init": init,
         "method": method,
     }
+    if torch.compiler.is_compiling():
+        return _of_parts(x, y, a, b, prior, gradient, options)
     if not torch.is_grad_enabled():
-        x, y = x.detach(), y.detach()  # then nothing is kept for a way back
+        x, y = x.detach(), y.detach()  # then nothing is kept for a backward pass
     with torch.autocast(device_type=x.device.type, enabled=False):
         cost, value, plan, result = _CosineTransport.apply(x, y, a, b, prior, gradient, options)
     if gradient == "envelope":
         plan = plan.detach()
     return CosineTransport(cost, value, plan, result)
+
+
+def _of_parts(
+    x: Tensor,
+    y: Tensor,
+    a: Tensor,
+    b: Tensor,
+    prior: Tensor | None,
+    gradient: str,
+    options: dict[str, Any],
+) -> CosineTransport:
+    """The same of separate parts, for torch.compile, which fuses them by itself."""
+    x = torch.where((a > 0).unsqueeze(2), x, 0.0)
+    y = torch.where((b > 0).unsqueeze(2), y, 0.0)
+    costs = cosine_cost(x, y)
+    all_costs = costs if prior is None else costs + prior.detach().to(costs.dtype)
+    result = sinkhorn(all_costs, a, b, gradient=gradient, **options)
+    plan, value = result.plan, result.value
+    cost = (plan * costs).sum((1, 2))
+    return CosineTransport(cost, value, plan, _without_gradient(result, plan.detach()))
 
 
 class _CosineTransport(torch.autograd.Function):
@@ -135,41 +157,43 @@ class _CosineTransport(torch.autograd.Function):
         gradient: str,
         options: dict[str, Any],
     ) -> tuple[Tensor, Tensor, Tensor, TransportResult]:
-        """Solve; keep what the way back needs: x, y, the plan and, for some gradients, the costs."""
+        """Solve, and keep what the backward pass needs; the costs only for some gradients."""
         dtype = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
         real_x, real_y = a > 0, b > 0
         # Elsewhere than on the CPU, looking for padding costs more than masking it.
         padded = x.device.type != "cpu" or not (bool(real_x.all()) and bool(real_y.all()))
         sizes = _sizes_of(a, b, x.shape[2]) if padded else None
         inv_x, inv_y = inverse_norm(x, dtype), inverse_norm(y, dtype)
-        pairs = _all_pairs(x, y, dtype, sizes).mul_(inv_y.unsqueeze(1))
-        apart = torch.addcmul(pairs.new_ones(()), pairs, inv_x.unsqueeze(2), value=-1, out=pairs)
+        # 1 - x y' / (|x| |y|), in the memory of the product
+        product = _products(x, y, dtype, sizes).mul_(inv_y.unsqueeze(1))
+        one = product.new_ones(())
+        costs = torch.addcmul(one, product, inv_x.unsqueeze(2), value=-1, out=product)
         if padded:
-            apart.masked_fill_((real_x.unsqueeze(2) & real_y.unsqueeze(1)).logical_not_(), 1.0)
-        problem = apart if prior is None else apart + prior.to(dtype)
+            costs.masked_fill_((real_x.unsqueeze(2) & real_y.unsqueeze(1)).logical_not_(), 1.0)
+        all_costs = costs if prior is None else costs + prior.to(dtype)
         ctx.unrolled = None
         if gradient == "unrolled":
             with torch.enable_grad():
-                leaf = problem.detach().requires_grad_()
+                leaf = all_costs.detach().requires_grad_()
                 result = sinkhorn(leaf, a, b, gradient="unrolled", **options)
             ctx.unrolled = (leaf, result.plan)
         else:
-            result = sinkhorn(problem, a, b, **options)
+            result = sinkhorn(all_costs, a, b, **options)
         plan = result.plan.detach()
         result = _without_gradient(result, plan)
         keeps_costs = gradient != "envelope" or ctx.needs_input_grad[1]
-        paid = (plan * apart if keeps_costs else apart.mul_(plan)).sum(2)  # (batch, n)
+        cost_of_rows = (plan * costs if keeps_costs else costs.mul_(plan)).sum(2)  # (batch, n)
         if any(ctx.needs_input_grad):
             if padded:
                 inv_x, inv_y = torch.where(real_x, inv_x, 0.0), torch.where(real_y, inv_y, 0.0)
-            cos_of_rows = plan.sum(2) - paid
-            costs = apart if keeps_costs else None
-            ctx.save_for_backward(x, y, a, b, inv_x, inv_y, plan, cos_of_rows, costs)
+            cos_of_rows = plan.sum(2) - cost_of_rows
+            kept = costs if keeps_costs else None
+            ctx.save_for_backward(x, y, a, b, inv_x, inv_y, plan, cos_of_rows, kept)
         epsilon = options["epsilon"]
         ctx.taus = (tau(options["rho_a"], epsilon), tau(options["rho_b"], epsilon))
         ctx.settings = (gradient, epsilon, sizes, padded)
         ctx.set_materialize_grads(False)
-        return paid.sum(1), result.value.clone(), plan.clone(), result
+        return cost_of_rows.sum(1), result.value.clone(), plan.clone(), result
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -181,13 +205,13 @@ class _CosineTransport(torch.autograd.Function):
         _: None,
     ) -> tuple[Tensor | None, Tensor | None, None, None, None, None, None]:
         """Collect W, the gradient at the cost, and take it to x and y."""
-        x, y, a, b, inv_x, inv_y, plan, cos_of_rows, apart = ctx.saved_tensors
+        x, y, a, b, inv_x, inv_y, plan, cos_of_rows, costs = ctx.saved_tensors
         gradient, epsilon, sizes, padded = ctx.settings
         weight = plan.new_zeros(len(plan), 1)
         for grad in (grad_cost, grad_value):
             if grad is not None:
                 weight = weight + grad.unsqueeze(1)
-        if apart is None:  # W is the plan times a weight for each problem, and only x is asked
+        if costs is None:  # W is the plan times a weight per problem; only x wants a gradient
             scale = -weight * inv_x
             w = (plan * scale.unsqueeze(2)).mul_(inv_y.unsqueeze(1))
             own = weight * cos_of_rows * inv_x.square()
@@ -196,13 +220,13 @@ class _CosineTransport(torch.autograd.Function):
         if gradient != "envelope" and not (grad_cost is None and grad_plan is None):
             at_plan = torch.zeros_like(plan) if grad_plan is None else grad_plan
             if grad_cost is not None:
-                at_plan = at_plan + grad_cost[:, None, None] * apart
+                at_plan = at_plan + grad_cost[:, None, None] * costs
             if gradient == "implicit":
                 w = w + plan_vjp(at_plan, plan, epsilon, *ctx.taus)
             else:
                 leaf, unrolled = ctx.unrolled
                 w = w + torch.autograd.grad(unrolled, leaf, at_plan, retain_graph=True)[0]
-        shares = w * (1.0 - apart)
+        shares = w * (1.0 - costs)
         w = w.mul_(inv_x.unsqueeze(2)).mul_(inv_y.unsqueeze(1)).neg_()
         sides: list[Tensor | None] = [None, None]
         if ctx.needs_input_grad[0]:
@@ -238,7 +262,7 @@ def _pull(
     return grad.masked_fill_((mass <= 0).unsqueeze(2), 0.0) if padded else grad
 
 
-def _all_pairs(x: Tensor, y: Tensor, dtype: torch.dtype, sizes: _Sizes | None) -> Tensor:
+def _products(x: Tensor, y: Tensor, dtype: torch.dtype, sizes: _Sizes | None) -> Tensor:
     """x y', (batch, n, m), accumulated and returned in dtype; with sizes, 0 past them."""
     if sizes is None:
         if x.dtype == y.dtype == dtype:
@@ -246,11 +270,11 @@ def _all_pairs(x: Tensor, y: Tensor, dtype: torch.dtype, sizes: _Sizes | None) -
         if x.dtype == y.dtype and x.device.type == "cuda" and dtype == torch.float32:
             return torch.bmm(x, y.transpose(1, 2), out_dtype=dtype)
     batch, n, m = len(x), x.shape[1], y.shape[1]
-    pairs = torch.zeros(batch, n, m, dtype=dtype, device=x.device)
+    products = torch.zeros(batch, n, m, dtype=dtype, device=x.device)
     for k in range(batch):  # one at a time: no copy of the whole of x in another dtype
         rows, columns = (n, m) if sizes is None else sizes[k]
-        pairs[k, :rows, :columns] = x[k, :rows].to(dtype) @ y[k, :columns].to(dtype).T
-    return pairs
+        products[k, :rows, :columns] = x[k, :rows].to(dtype) @ y[k, :columns].to(dtype).T
+    return products
 
 
 def _weighted_sums(w: Tensor, y: Tensor, sizes: _Sizes | None) -> Tensor:

@@ -25,12 +25,13 @@ def solve_newton(problem: Problem) -> Solution:
     dD/dg   = b exp(-g/rho_b) - c,                   c = P' 1   (b - c where balanced)
     d2D/dg2 = -(diag(c) - tau_a P' diag(1/r) P)/epsilon - diag(b exp(-g/rho_b))/rho_b
 
-    One m x m system a step, Armijo's rule along it, and a Sinkhorn sweep of g where no step is
-    good; epsilon comes down from a tenth of the costs' range by halves, and each level
-    starts from the last one's g. Float64 inside; a step costs n m^2 + m^3.
+    A step is a Sinkhorn sweep of g, then Newton's direction: one m x m system, and Armijo's rule
+    along it. Where no size is good, the sweep alone stands. A balanced problem without a start is
+    first solved at a tenth of the costs' range in place of epsilon, then at half of that, and so on:
+    each level starts from the last one's g. Float64 inside; a step costs n m^2 + m^3.
 
     Source: Newton on the semi-dual of entropic transport: Cuturi and Peyre 2018 (arXiv 1805.02016),
-        section 5; Brauer et al. 2017 (arXiv 1710.06635).
+        section 5; Brauer et al. 2017 (arXiv 1710.06635). The levels and the longer steps are ours.
     """
     dtype, epsilon = problem.cost.dtype, problem.epsilon
     dual = _SemiDual(problem.double())
@@ -49,7 +50,8 @@ def solve_newton(problem: Problem) -> Solution:
     while True:
         error = dual.error(plan, g, level) / mass
         last = level <= epsilon
-        active = torch.where(last, error > problem.tol, True) & (num_iters < problem.max_iter)
+        active = torch.where(last, error > problem.tol, ~error.isnan())  # NaN will not go away
+        active = active & (num_iters < problem.max_iter)
         if not bool(active.any()):
             break
         deeper = active & ~last & (error <= _LEVEL_TOL)

@@ -4,7 +4,7 @@ One program solves one problem, and decides by itself when to stop. The plan's o
 kernel K = a b' exp((f + g - C)/epsilon) of the potentials last absorbed; each sweep reads it once,
 in tiles of BLOCK_N rows by all columns. Vectors over columns live in registers, vectors over rows
 in global memory, where one multiprocessor's cache keeps both them and a K of usual size. The
-iteration is that of csrc/sinkhorn.cpp, in units of epsilon.
+iteration is that of csrc/problem.h, in units of epsilon.
 """
 
 from typing import no_type_check  # also keeps the tests' shape checks off the kernels

@@ -1,0 +1,47 @@
+"""Views of a whole data set, batch by batch, for measures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+
+from otreg.data.collate import SpeechTextCollator
+from otreg.data.dataset import SpeechTextDataset
+from otreg.forwards import run_forwards
+from otreg.model.evaluation_mode import evaluating
+from otreg.objectives import View
+
+Change = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+
+
+def views(
+    model: Any,
+    processor: Any,
+    dataset: SpeechTextDataset,
+    *,
+    batch_size: int = 16,
+    needs: Iterable[str] = (),
+    layers: Iterable[int] = (),
+    change: Change | None = None,
+) -> Iterator[View]:
+    """Run the passes over a data set in evaluation mode, without gradient.
+
+    Args:
+        model: a `SpeechLMForConditionalGeneration`.
+        processor: its `SpeechLMProcessor`.
+        dataset: the rows, in whose order the views come.
+        batch_size: rows of a view.
+        needs: as for `run_forwards`.
+        layers: as for `run_forwards`.
+        change: made to each batch before the passes, for controls; None = nothing.
+    """
+    collator = SpeechTextCollator(processor)
+    with evaluating(model), torch.no_grad():
+        for first in range(0, len(dataset), batch_size):
+            last = min(first + batch_size, len(dataset))
+            batch = collator([dataset[position] for position in range(first, last)])
+            batch = {name: value.to(model.device) for name, value in batch.items()}
+            batch = batch if change is None else change(batch)
+            yield run_forwards(model, batch, needs=needs, layers=layers)
