@@ -40,7 +40,7 @@ def test_what_the_target_excludes_adds_nothing_and_what_the_other_excludes_is_in
     assert kl_divergence(q, p).item() == math.inf
 
 
-def test_half_precision_is_measured_in_single():
+def test_half_precision_is_measured_in_single(unchecked_shapes):
     p = torch.randn(3, 50, generator=torch.Generator().manual_seed(1))
     value = kl_divergence(p.bfloat16(), p.bfloat16() + 1)
     assert value.dtype == torch.float32

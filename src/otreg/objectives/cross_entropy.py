@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -55,8 +56,11 @@ class CrossEntropy:
         return Term(total, by_row=by_row)
 
 
-def predicted_positions(view: View) -> tuple[Tensor, Tensor, Tensor]:
+def predicted_positions(view: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Where each labelled token of the speech row and its twin is predicted.
+
+    Args:
+        view: a `View`, of which speech.labels and twin_index are read.
 
     Returns:
         rows, speech positions and twin positions, (labelled tokens,) each: the logits there are
