@@ -14,7 +14,7 @@ define install
 	$(BIN)/pip install -q -e ".[$(1)]"
 endef
 
-.PHONY: demo test test-all lint install-dev clean
+.PHONY: demo test test-all lint mutants install-dev clean
 
 demo:
 	$(call install,demo)
@@ -35,5 +35,8 @@ lint: install-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+mutants: install-dev
+	$(BIN)/python benchmarks/mutants.py $(ARGS)
+
 clean:
-	rm -rf $(VENV) demo-out runs
+	rm -rf $(VENV) demo-out runs mutants

@@ -2,7 +2,7 @@
 
 import pytest
 
-from otreg.data import SpeechTextCollator, SpeechTextDataset
+from otreg.data import SpeechTextCollator, SpeechTextDataset, TokenBudgetBatchSampler
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -25,3 +25,7 @@ def test_to_train_with_padding_on_the_left_each_row_ends_with_its_transcript(cor
         ignored = len(batch["labels"][row]) - len(target)
         assert batch["labels"][row, :ignored].eq(-100).all()
         assert batch["input_ids"][row][batch["attention_mask"][row].bool()].ne(0).all()
+
+
+def test_a_batch_may_be_capped_at_one_item():
+    assert sorted(TokenBudgetBatchSampler([3, 4, 5], 100, max_items=1)) == [[0], [1], [2]]

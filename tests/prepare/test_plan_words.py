@@ -16,7 +16,14 @@ from tiny_run import WORDS, save_corpus, save_towers
 
 from otreg.data.manifest import Utterance, read_manifest
 from otreg.model import SpeechLMForConditionalGeneration, SpeechLMProcessor
-from otreg.prepare.plan_words import PlanWords, TokenPlan, plan_of, words_of_plan
+from otreg.prepare.plan_words import (
+    PARTS,
+    PlanWords,
+    TokenPlan,
+    interpolated,
+    plan_of,
+    words_of_plan,
+)
 from otreg.prepare.program import Unusable
 from otreg.prepare.words import prepare_words
 
@@ -78,16 +85,40 @@ def test_planted_words_are_found_through_noise_repetition_and_pauses(tokenizer, 
     found = words_of_plan(Utterance("u", None, text, "en"), plan, tokenizer)
     assert [word.word for word in found] == text.split()
     for word, (start_s, end_s) in zip(found, times, strict=True):
-        assert word.start_s == pytest.approx(start_s, abs=1e-4)
-        assert word.end_s == pytest.approx(end_s, abs=1e-4)
+        assert word.start_s == pytest.approx(start_s, abs=FRAME_S / 2)
+        assert word.end_s == pytest.approx(end_s, abs=FRAME_S / 2)
 
 
-def test_more_tokens_than_frames_are_unusable(tokenizer) -> None:
-    plan, _ = planted_plan(tokenizer, "one two", np.random.default_rng(0), noise=0.0)
-    short = replace(plan, shares=plan.shares[:1])
-    with pytest.raises(Unusable, match=r"1 frames of .* too few for the") as error:
-        words_of_plan(Utterance("u", None, "one two", "en"), short, tokenizer)
-    assert error.value.reason == "more tokens than frames"
+def test_more_tokens_than_parts_of_frames_are_unusable(tokenizer) -> None:
+    text = "one two three four"
+    plan, _ = planted_plan(tokenizer, text, np.random.default_rng(0), noise=0.0)
+    short = replace(plan, shares=plan.shares[:1], duration_s=FRAME_S)
+    assert len(plan.ids) > PARTS
+    with pytest.raises(Unusable, match=r"1 frames of 0.08 s, too few for the") as error:
+        words_of_plan(Utterance("u", None, text, "en"), short, tokenizer)
+    assert error.value.reason == "more tokens than time"
+
+
+def test_two_tokens_may_share_a_frame(tokenizer) -> None:
+    text = "one two"
+    ids = tokenizer(text)["input_ids"]
+    shares = np.full((2, len(ids) + 1), 1e-3)
+    first = next(i for i, number in enumerate(ids) if " " in tokenizer.decode([number]))
+    shares[0, :first] = 1.0
+    shares[1, first:-1] = 1.0
+    assert len(ids) > 2
+    plan = TokenPlan(shares / shares.sum(1, keepdims=True), ids, 2 * FRAME_S)
+    found = words_of_plan(Utterance("u", None, text, "en"), plan, tokenizer)
+    assert found[0].start_s == 0
+    assert found[1].start_s == pytest.approx(FRAME_S, abs=FRAME_S / 4)
+    assert found[1].end_s == 2 * FRAME_S
+
+
+def test_interpolated_rows_lie_between_their_frames() -> None:
+    shares = np.array([[1.0, 0.0], [0.0, 1.0]])
+    assert interpolated(shares, 1).tolist() == shares.tolist()
+    assert interpolated(shares, 2)[:, 1].tolist() == [0.0, 0.25, 0.75, 1.0]
+    assert np.allclose(interpolated(shares, 8).sum(axis=1), 1)
 
 
 def test_a_plan_shares_each_frame_out_and_a_batch_changes_nothing(

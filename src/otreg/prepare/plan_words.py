@@ -16,15 +16,20 @@ from otreg.data.dataset import SpeechTextDataset
 from otreg.data.manifest import Utterance, Word
 from otreg.model.evaluation_mode import evaluating
 from otreg.model.loading import load_model, model_folder
-from otreg.objectives.otreg import OTReg
+from otreg.objectives.plan import TransportPlan
 from otreg.pair import SpeechTextPair
 from otreg.prepare.digests import model_identity
 from otreg.prepare.program import Unusable
 from otreg.prepare.spelling import token_labels, word_spans, word_times
 from otreg.prepare.viterbi import monotone_path
 
-# Every token is a target of its own, so that a repeated word is found where it is said each time.
-PLAN = OTReg(unique_threshold=None, pad_anchor=True, pad_mass="estimate")
+# Every token is a target of its own, so that a repeated word is found where it is said each time. A
+# softer plan than in training, whose rows still tell the second best token; and no position prior,
+# for the path is monotone anyway. Chosen on synthetic speech: docs/prepare.md.
+PLAN = TransportPlan(
+    unique_threshold=None, pad_anchor=True, pad_mass="estimate", epsilon=0.2, position_prior=0.0
+)
+PARTS = 8  # a frame is cut into so many: several short tokens may share it
 _FLOOR = 1e-9  # the least share of a frame that a token is given
 
 
@@ -78,8 +83,7 @@ def plan_of(model: Any, processor: Any, rows: Sequence[Utterance]) -> list[Token
             pad_embedding=model.pad_embedding().detach(),
             embedding_table=table,
         )
-        plan = PLAN(pair).plan
-    assert plan is not None  # OTReg always has one
+        plan = PLAN.solve(pair).plan
     plans = []
     for row, example in enumerate(examples):
         if features.placeholder_keep is None:
@@ -97,7 +101,9 @@ def plan_of(model: Any, processor: Any, rows: Sequence[Utterance]) -> list[Token
 class PlanWords:
     """A source of word times: the best monotone path through the logarithm of the plan.
 
-    The pad anchor is the path's blank: a pause may stand before and after every token.
+    The pad anchor is the path's blank: a pause may stand before and after every token. A frame of
+    80 ms may hold more than one token, so the plan's rows are interpolated in time, to `PARTS` rows
+    a frame.
 
     Args:
         model: a trained `SpeechLMForConditionalGeneration`.
@@ -123,6 +129,7 @@ class PlanWords:
             "source": self.name,
             "model": settings,
             "plan": repr(PLAN),
+            "parts": PARTS,
             "batch_size": batch_size,
         }
 
@@ -169,21 +176,36 @@ def words_of_plan(row: Utterance, plan: TokenPlan, tokenizer: Any) -> list[Word]
         Unusable: more tokens than frames.
     """
     labels = token_labels(tokenizer, row.text, plan.ids)
-    scores = np.log(np.maximum(plan.shares, _FLOOR))
-    num_frames = len(scores)
+    scores = np.log(np.maximum(interpolated(plan.shares, PARTS), _FLOOR))
     try:
         frames, _ = monotone_path(scores[:, :-1], scores[:, -1])
     except ValueError as error:
         raise Unusable(
-            "more tokens than frames",
-            f"the model makes {num_frames} frames of {plan.duration_s:.2f} s, too few for the "
-            f"{len(labels)} tokens of the transcript",
+            "more tokens than time",
+            f"the model makes {len(plan.shares)} frames of {plan.duration_s:.2f} s, too few for the "
+            f"{len(labels)} tokens of the transcript; is it the transcript of this audio?",
         ) from error
     return word_times(
         row.text,
         word_spans(row.text, row.language),
         labels,
         frames,
-        plan.duration_s / num_frames,
+        plan.duration_s / len(scores),
         plan.duration_s,
     )
+
+
+def interpolated(shares: np.ndarray, parts: int) -> np.ndarray:
+    """Cut each frame into parts whose rows lie on straight lines between the frames' centres.
+
+    Args:
+        shares: (frames, columns), rows summing to 1.
+        parts: of each frame.
+
+    Returns:
+        (frames * parts, columns), rows summing to 1; before the first centre and after the last the
+        row stays as it is.
+    """
+    centres = (np.arange(len(shares) * parts) + 0.5) / parts - 0.5
+    columns = [np.interp(centres, np.arange(len(shares)), column) for column in shares.T]
+    return np.stack(columns, axis=1)
