@@ -375,14 +375,14 @@ def test_the_recipes_train_on_towers_of_ones_own(
     assert capsys.readouterr().out == f"model: {out / 'model'}\n"
 
 
-def test_a_root_lets_manifests_reach_audio_beside_their_folder(work: Path, tmp_path: Path) -> None:
+def test_a_root_lets_manifests_reach_audio_beside_their_folder(place: Path, tmp_path: Path) -> None:
     """The folder of the manifest does not hold the audio; --root names one that holds both."""
-    manifest = work / "lists" / "test.jsonl"
+    manifest = place / "lists" / "test.jsonl"
     manifest.parent.mkdir(exist_ok=True)
-    lines = (work / "test" / "manifest.jsonl").read_text().replace('"audio": "', '"audio": "test/')
+    lines = (place / "test" / "manifest.jsonl").read_text().replace('"audio": "', '"audio": "test/')
     manifest.write_text(lines)
-    run, out = work / "runs" / "mine-seed5", tmp_path / "results.json"
+    run, out = place / "runs" / "mine-seed5", tmp_path / "results.json"
     command = ["evaluate", str(run), "--data", f"there={manifest}", "--out", str(out)]
     assert main([*command, "--max-new-tokens", "3"]) == 2
-    assert main([*command, "--max-new-tokens", "3", "--root", str(work)]) == 0
-    assert f"--root {work}" in json.loads(out.read_text())["command"].replace("=", " ")
+    assert main([*command, "--max-new-tokens", "3", "--root", str(place)]) == 0
+    assert f"--root {place}" in json.loads(out.read_text())["command"].replace("=", " ")
