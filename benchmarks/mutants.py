@@ -22,6 +22,7 @@ import random
 import re
 import subprocess
 import sys
+import tomllib  # Python 3.11; mutants are for developers
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -105,7 +106,9 @@ def fails(room: str, mutant: str) -> bool:
         "OMP_NUM_THREADS": "1",
     }
     tests = TESTS.get(room, [f"tests/{room}"])
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    options = config["tool"]["mutmut"]["pytest_add_cli_args"]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", *options, *tests]
     try:
         ran = subprocess.run(
             command, cwd=FOLDER, env=environment, capture_output=True, timeout=RECHECK_TIMEOUT_S
