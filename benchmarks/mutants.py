@@ -22,11 +22,12 @@ import random
 import re
 import subprocess
 import sys
-import tomllib  # Python 3.11; mutants are for developers
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+import tomllib  # Python 3.11; mutants are for developers
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "mutants"
