@@ -27,6 +27,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import tomllib  # Python 3.11; mutants are for developers
+
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "mutants"
 PAGE = ROOT / "docs" / "mutants.md"
@@ -105,7 +107,9 @@ def fails(room: str, mutant: str) -> bool:
         "OMP_NUM_THREADS": "1",
     }
     tests = TESTS.get(room, [f"tests/{room}"])
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    options = config["tool"]["mutmut"]["pytest_add_cli_args"]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", *options, *tests]
     try:
         ran = subprocess.run(
             command, cwd=FOLDER, env=environment, capture_output=True, timeout=RECHECK_TIMEOUT_S

@@ -30,7 +30,7 @@ def test_lora_starts_as_the_identity_and_merges_without_changing_the_logits(buil
     adapted = model(**batch).logits
     assert not torch.allclose(adapted, before, atol=1e-3)
     model.merge_lora()
-    torch.testing.assert_close(model(**batch).logits, adapted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model(**batch).logits, adapted, atol=5e-4, rtol=1e-4)
     assert list(model.state_dict()) == names
     assert model.config.lora is None
     assert not lora_parameters(model.language_model)
