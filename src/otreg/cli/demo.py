@@ -62,7 +62,8 @@ def demo(
         progress=lambda line: typer.echo(line, err=True),
         command=command_line("demo", context.params),
     )
-    from otreg.cli.tables import print_arms
+    from otreg.cli.tables import print_arms, print_gates
 
     print_arms(results)
+    print_gates(results)
     typer.echo(f"results: {out / 'results.json'}\nreport:  {out / 'report.html'}")
