@@ -20,7 +20,7 @@ ROOMS: dict[str, set[str]] = {
     "pair": set(),
     "objectives": {"transport", "pair"},
     "data": set(),
-    "model": {"data"},
+    "model": {"transport", "data"},
     "forwards": {"objectives", "model", "data", "pair"},
     "prepare": {"model", "data", "objectives", "pair", "forwards"},
     "synthetic": {"model", "data"},

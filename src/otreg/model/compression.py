@@ -15,16 +15,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_EPSILON = 1e-6
+from otreg.transport import unit_vectors
+
 # Hides a key in every dtype: the lowest float16. The lowest float32 is -inf in bfloat16, where a row
 # that sees nothing would become NaN.
 _HIDDEN = -65504.0
-
-
-def unit(x: Tensor) -> Tensor:
-    """Normalise vectors in float32: ``x * rsqrt(|x|^2 + 1e-6)``, with a finite gradient at 0."""
-    x = x.float()
-    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + _EPSILON)
 
 
 def merge_pairs(speech: Tensor, mask: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
@@ -47,7 +42,10 @@ def merge_pairs(speech: Tensor, mask: Tensor, threshold: float) -> tuple[Tensor,
     with torch.no_grad():
         safe_first = torch.where(both[..., None], first, 0)
         safe_second = torch.where(both[..., None], second, 0)
-        merged = both & ((unit(safe_first) * unit(safe_second)).sum(-1) > threshold)
+        merged = both & (
+            (unit_vectors(safe_first.float()) * unit_vectors(safe_second.float())).sum(-1)
+            > threshold
+        )
     mean = torch.where(merged[..., None], (first + second) / 2, first)
     out = speech.clone()
     out[:, 0 : frames - 1 : 2] = mean
@@ -59,7 +57,7 @@ def merge_pairs(speech: Tensor, mask: Tensor, threshold: float) -> tuple[Tensor,
 def cosine_to_pad(speech: Tensor, pad_embedding: Tensor) -> Tensor:
     """Measure the cosine of every frame to the pad embedding, (batch, frames), in float32."""
     with torch.autocast(speech.device.type, enabled=False):
-        return unit(speech) @ unit(pad_embedding.detach())
+        return unit_vectors(speech.float()) @ unit_vectors(pad_embedding.detach().float())
 
 
 def frames_to_keep(speech: Tensor, mask: Tensor, pad_embedding: Tensor, threshold: float) -> Tensor:
@@ -143,7 +141,7 @@ def snap_to_vocabulary(
     if share == 0:
         return speech
     with torch.autocast(speech.device.type, enabled=False):
-        cosine = unit(speech) @ unit(weight).T
+        cosine = unit_vectors(speech.float()) @ unit_vectors(weight.float()).T
         expected = scale * (torch.softmax(cosine / temperature, dim=-1) @ weight.float())
         return ((1 - share) * speech.float() + share * expected).to(speech.dtype)
 
