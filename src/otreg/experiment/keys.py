@@ -23,7 +23,7 @@ from otreg.versions import versions
 __all__ = ["Digests", "digest", "libraries", "own_source", "source_digest"]
 
 PACKAGE = Path(__file__).parents[1]
-_SHARED = ("names.py", "pair.py", "shapes.py", "versions.py")
+_SHARED = ("languages.py", "names.py", "pair.py", "shapes.py", "versions.py")
 _MORE_LIBRARIES = ("safetensors", "soxr", "espeakng-loader")
 _CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _SHOWN = 16  # hexadecimal digits, 64 bits: enough for the steps of one folder
