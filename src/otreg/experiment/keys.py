@@ -12,7 +12,6 @@ import platform
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +41,8 @@ def digest(value: Any) -> str:
 @cache
 def libraries() -> dict[str, str]:
     """Versions of Python and of the packages that decide a result, and the kind of machine."""
-    found = {name: text for name, text in versions().items() if name != "platform"}
-    for name in _MORE_LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
+    found = versions(_MORE_LIBRARIES)
+    del found["platform"]
     return found | {"machine": platform.machine()}
 
 
