@@ -10,13 +10,14 @@ import importlib.util
 import json
 import platform
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from otreg.data.file_digests import FileDigests
-from otreg.data.manifest import Utterance, read_manifest
+from otreg.data.manifest import read_manifest
+from otreg.data.messages import audio_files
 from otreg.versions import versions
 
 __all__ = ["Digests", "digest", "libraries", "own_source", "source_digest"]
@@ -125,7 +126,7 @@ class Digests:
             ManifestError: the manifest cannot be used.
             OSError: an audio file cannot be read.
         """
-        audio = [file for row in read_manifest(path) for file in _audio_files(row)]
+        audio = [file for row in read_manifest(path) for file in audio_files(row)]
         names = dict.fromkeys(audio)  # a file that is named by many rows counts once
         return digest([self.file(path), *(self.file(file) for file in names)])
 
@@ -141,10 +142,3 @@ class Digests:
     def save(self) -> None:
         """Remember the digests of files for later calls."""
         self._files.save()
-
-
-def _audio_files(row: Utterance) -> Iterable[Path]:
-    """A row's audio and that of further clips in its messages."""
-    parts = [part for message in row.messages or () for part in message["content"]]
-    found = [row.audio, *(part.get("audio") for part in parts)]
-    return [Path(path) for path in found if path is not None]
