@@ -63,7 +63,7 @@ def align(
     solve = objective or OTReg.paper(plan_gradient="stop", sparsity_weight=0.0)
     table = model.embedding_table().detach()
     records: list[dict[str, Any]] = []
-    clips = transcribed_clips(data, range(len(data)) if positions is None else positions)
+    clips = clips_with_transcript(data, range(len(data)) if positions is None else positions)
     for examples, batch, features in speech_batches(model, processor, data, clips, batch_size):
         speech = features.speech_embeds.to(table.device)
         text = table[batch["text_ids"]]
@@ -127,7 +127,7 @@ def token_labels(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     return labels
 
 
-def transcribed_clips(dataset: SpeechTextDataset, positions: Iterable[int]) -> list[Clip]:
+def clips_with_transcript(dataset: SpeechTextDataset, positions: Iterable[int]) -> list[Clip]:
     """The clips with a transcript of some rows, in order; one that stands twice in a row once."""
     found: list[Clip] = []
     for position in positions:

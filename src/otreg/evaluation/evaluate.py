@@ -12,7 +12,7 @@ import torch
 from otreg.data.dataset import SpeechTextDataset, as_utterances
 from otreg.data.manifest import Utterance
 from otreg.data.segments import Clip
-from otreg.evaluation.alignments import Objective, align, speech_batches, transcribed_clips
+from otreg.evaluation.alignments import Objective, align, clips_with_transcript, speech_batches
 from otreg.evaluation.modality_gap import ModalityGap
 from otreg.evaluation.samples import sample_record
 from otreg.evaluation.wer import (
@@ -127,10 +127,10 @@ def evaluate_model(
         ids = [utterance.id for utterance in utterances]
         samples: dict[str, tuple[list[str], Any, Any]]  # ids, numerators, denominators
         samples = {"wer": (ids, *errors_in_order(rates, languages))}
-        spoken = [row for row in range(len(dataset)) if transcribed_clips(dataset, [row])]
+        spoken = [row for row in range(len(dataset)) if clips_with_transcript(dataset, [row])]
         if max_gap_utterances and spoken:
             chosen = [spoken[index] for index in _spaced(len(spoken), max_gap_utterances)]
-            clips = transcribed_clips(dataset, chosen)
+            clips = clips_with_transcript(dataset, chosen)
             gap = _measured_gap(model, processor, dataset, clips, batch_size)
             results["gap"].append(of | gap.compute())
             kept_ids = [clip.id for clip in clips]
@@ -186,7 +186,7 @@ def measure_gap(
     """
     if not isinstance(data, SpeechTextDataset):
         data = SpeechTextDataset(as_utterances(data), processor, encoder_cache=encoder_cache)
-    clips = transcribed_clips(data, range(len(data)) if positions is None else positions)
+    clips = clips_with_transcript(data, range(len(data)) if positions is None else positions)
     if not clips:
         raise ValueError(
             "expected a clip with a transcript among the rows, received none; the gap is measured "
