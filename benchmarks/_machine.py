@@ -4,44 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib.metadata
 import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
+from otreg.versions import versions
 
 try:
     import resource
 except ImportError:  # not on Windows
     resource = None  # type: ignore[assignment]
 
-PACKAGES = ("otreg", "torch", "numpy", "pot", "geomloss", "ott-jax", "jax", "flash-sinkhorn")
+PEERS = ("pot", "geomloss", "ott-jax", "jax", "flash-sinkhorn")
 
 
 def machine(threads: int) -> dict[str, Any]:
     """Where the figures are from."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         cpu = platform.processor()
     return {
-        "platform": platform.platform(),
         "cpu": cpu,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
         "threads": threads,
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "versions": versions,
+        "versions": versions(PEERS),
     }
 
 

@@ -11,8 +11,8 @@ import otreg
 
 SOURCE = Path(otreg.__file__).parent
 
-# Leaves that every room may import: annotations of shapes, "did you mean", versions.
-LEAVES = {"shapes", "names", "versions"}
+# Leaves that every room may import: annotations of shapes, "did you mean", languages, versions.
+LEAVES = {"shapes", "names", "languages", "versions"}
 
 # Each room may import the rooms named here, itself and the leaves.
 ROOMS: dict[str, set[str]] = {

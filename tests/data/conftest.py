@@ -1,5 +1,6 @@
 """Recordings and stand-ins for the data tests."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-REAL_SPEECH = Path(__file__).parents[3] / "shared" / "data"
+REAL_SPEECH = Path(os.environ.get("OTREG_DATA") or Path(__file__).parents[3] / "shared" / "data")
 
 
 @pytest.fixture(scope="session")
 def real_speech() -> Path:
     if not REAL_SPEECH.is_dir():
-        pytest.skip(f"no recordings at {REAL_SPEECH}")
+        pytest.skip(f"no recordings at {REAL_SPEECH}; OTREG_DATA names their folder")
     return REAL_SPEECH
 
 

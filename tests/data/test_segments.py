@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from otreg.data.interleave import Interleaving
-from otreg.data.segments import row_of
+from otreg.data.segments import Row, Segment, row_of
 from otreg.data.utterance import Utterance, Word
 
 TEXT = "one two three four five six seven, eight nine ten!"
@@ -31,6 +31,13 @@ def test_a_line_without_messages_means_transcribe():
     assert row.answer == "hi"
     assert row.prompt().segments == row.segments[:1]
     assert row_of(Utterance("u", Path("a.wav"))).segments[-1].kind == "audio"
+
+
+def test_a_row_that_is_all_answer_has_no_prompt():
+    said = (Segment("text", "hi", "assistant", supervised=True),)
+    for kind in ("document", "chat"):
+        with pytest.raises(ValueError, match="nothing before its answer"):
+            Row("u", kind, said).prompt()
 
 
 def test_messages_become_segments_with_the_clips_that_they_name():

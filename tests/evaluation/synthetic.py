@@ -67,7 +67,7 @@ def make_results(
             }
         )
     return results | {
-        "normaliser": {"name": "otreg-basic", "version": "1"},
+        "normaliser": {"name": "otreg-basic", "version": "2"},
         "config": {"seed": 0, "stages": [{"name": "second", "note": "</pre><script>"}]},
         "versions": {"otreg": "0.1.0"},
         "machine": {"cores": 2},

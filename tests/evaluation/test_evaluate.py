@@ -142,6 +142,63 @@ def test_plans_have_a_row_per_frame_and_a_label_per_target(tiny):
         )
 
 
+def chat(identity, *turns, audio=None, text="", language="en"):
+    """A conversation: ("role", "text") or ("role", part) each."""
+    messages = tuple(
+        {"role": role, "content": ({"type": "text", "text": c} if isinstance(c, str) else c,)}
+        for role, c in turns
+    )
+    return Utterance(identity, audio, text, language, messages=messages)
+
+
+def written(identity, text="the dog"):
+    return chat(identity, ("user", "Say it."), ("assistant", text))
+
+
+def test_rows_without_speech_are_decoded_and_left_out_of_the_gap_and_the_plans(tiny):
+    model, processor, utterances, _ = tiny
+    silent = [written(f"t{index}") for index in range(5)]
+    unheard = chat(
+        "x", ("user", {"type": "audio"}), ("assistant", "a cat"), audio=utterances[0].audio
+    )
+    mixed = [silent[0], *utterances[:2], unheard, *silent[1:], utterances[2]]
+    corpora = {"mixed": mixed, "spoken": utterances[:3], "text": silent}
+    found = evaluate(tiny, corpora=corpora, num_alignments=2, sample_measures=["wer", "coverage"])
+    counts = {(r["corpus"], r["language"]): r["num_utterances"] for r in found["rows"]}
+    assert counts["mixed", "en"] == 8
+    assert counts["text", "en"] == 5
+    gap = {record.pop("corpus"): record for record in found["gap"]}
+    assert gap.keys() == {"mixed", "spoken"}
+    assert gap["mixed"] == pytest.approx(gap["spoken"], abs=1e-4)
+    samples = {(s["corpus"], s["measure"]): s for s in found["samples"]}
+    assert samples["mixed", "coverage"]["ids_digest"] == ids_digest(["u0", "u1", "u2"])
+    assert ("text", "coverage") not in samples
+    shown = [(record["corpus"], record["id"]) for record in found["alignments"]]
+    assert shown == [("mixed", "u0"), ("mixed", "u1"), ("spoken", "u0"), ("spoken", "u1")]
+    assert align(model, processor, silent) == []
+    with pytest.raises(ValueError, match="expected a clip with a transcript"):
+        measure_gap(model, processor, silent)
+
+
+def test_each_clip_of_a_row_has_its_own_plan(tiny):
+    model, processor, utterances, _ = tiny
+    first, second, third = utterances[:3]
+    part = {"type": "audio", "audio": second.audio, "text": second.text}
+    two = chat(
+        "two", ("user", {"type": "audio"}), ("user", part), audio=first.audio, text=first.text
+    )
+    alone = align(model, processor, utterances[:3], batch_size=1)
+    records = align(model, processor, [two, third], batch_size=2)
+    assert [record["id"] for record in records] == ["two", "two/1", "u2"]
+    for record, expected in zip(records, alone, strict=True):
+        for name in ("text", "language", "tokens", "targets", "frame_s"):
+            assert record[name] == expected[name], name
+        assert np.allclose(record["plan"], expected["plan"], atol=1e-3)
+        assert np.allclose(record["distances"], expected["distances"], atol=1e-3)
+    gap = measure_gap(model, processor, [two, third], batch_size=2)
+    assert gap == pytest.approx(measure_gap(model, processor, utterances[:3]), abs=1e-4)
+
+
 def test_merged_frames_keep_their_place_in_time(tiny):
     model, processor, utterances, _ = tiny
     whole = align(model, processor, utterances[:2])

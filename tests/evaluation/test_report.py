@@ -74,7 +74,7 @@ def test_every_number_asked_for_is_on_the_page(tmp_path):
         assert measure.title in text
         assert measure.source in text
     assert "otreg demo --seeds 2" in text
-    assert "otreg-basic/1" in text
+    assert "otreg-basic/2" in text
     assert "note: </pre><script>" in text  # escaped: it is text, not an element
 
 

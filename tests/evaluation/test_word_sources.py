@@ -28,6 +28,19 @@ def test_each_source_is_judged_on_the_utterances_that_it_has() -> None:
     assert found["exact"]["start_error_mean_s"] == found["exact"]["num_left_out"] == 0
 
 
+def test_words_are_compared_in_the_rows_own_language() -> None:
+    heard = {"tr": ("Isı", "ısı"), "en": ("Isı", "isı")}
+
+    def rows(number: int) -> list[Utterance]:
+        made = (Word(words[number], 0.0, 0.1) for words in heard.values())
+        return [
+            Utterance(f"u{i}", None, language=language, words=(word,))
+            for i, (language, word) in enumerate(zip(heard, made, strict=True))
+        ]
+
+    assert compare_sources(rows(0), {"heard": rows(1)})["heard"]["num_matched"] == 2
+
+
 def test_the_control_spreads_words_by_their_letters() -> None:
     words = (Word("aa", 1.0, 1.1), Word("b", 1.5, 1.6), Word("c", 1.7, 1.8))
     utterance = Utterance("u", None, words=words)

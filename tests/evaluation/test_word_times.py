@@ -52,6 +52,14 @@ def test_mean_and_median_differ_where_one_word_is_far_off():
     assert values["start_within_100ms"] == pytest.approx(2 / 3)
 
 
+def test_a_language_for_each_utterance_is_that_utterances() -> None:
+    turkish, heard = [Word("Isı", 0.0, 0.1)], [Word("ısı", 0.0, 0.1)]
+    values = word_time_measures([turkish, turkish], [heard, heard], language=["tr", "en"])
+    assert values["num_matched"] == 1
+    with pytest.raises(ValueError, match="a language for each of 2 references, received 1"):
+        word_time_measures([turkish, turkish], [heard, heard], language=["tr"])
+
+
 def test_only_words_on_which_both_agree_are_matched():
     heard = [Word("One,", 0.01, 0.2), Word("too", 0.2, 0.6), Word("three", 0.71, 1.0), TRUE[0]]
     values = word_time_measures([TRUE], [heard], language="en")

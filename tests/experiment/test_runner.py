@@ -197,7 +197,7 @@ def test_what_is_finished_is_kept_and_other_data_train_another_model(
 def test_an_unknown_arm_or_split_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"unknown arm 'otregg'.*otreg"):
         run_experiment("otreg", tmp_path, arms=["otregg"])
-    with pytest.raises(ConfigError, match=r"unknown split 'dev': expected test or development"):
+    with pytest.raises(ConfigError, match=r"unknown split 'dev': expected development or test"):
         run_experiment(load_experiment("otreg"), tmp_path, split="dev")
     assert not list(tmp_path.iterdir())
 

@@ -154,6 +154,13 @@ def test_a_batch_of_conversations_generates_what_each_does_alone(build):
         ([message(text("a"), role="usr"), message(text("b"))], {}, "did you mean 'user'"),
         ([message({"type": "image"})], {}, "type must be 'text' or 'audio'; got 'image'"),
         ([message({"type": "audio"})], {}, "an audio part needs 'audio'"),
+        (
+            [message(text("a"), {"type": "text"})],
+            {},
+            r"messages\[0\], part 1: a text part needs 'text', a string; got None",
+        ),
+        ([message({"type": "text", "text": 3})], {}, r"part 0: a text part needs .*; got 3"),
+        ([message("a")], {}, r"messages\[0\], part 0: expected an object such as .*; got 'a'"),
         ([message(audio("https://a.b/c.wav"))], {}, "path of a file"),
         ([message()], {}, "needs text or audio"),
         ([message(text("a"))], {"continue_final_message": True}, "can not be given"),

@@ -6,6 +6,7 @@ import torch
 from tiny_towers import CHAT_TEMPLATE, TEXTS, make_audio, make_tokenizer
 from transformers import Wav2Vec2FeatureExtractor
 
+from otreg.data.segments import Row, Segment
 from otreg.model import SpeechLMProcessor
 from rows import chat_row, clip, transcribe_row
 
@@ -290,6 +291,24 @@ def test_without_a_chat_template_messages_stand_in_a_plain_one():
     assert processor.tokenizer.decode([i for i in made["labels"] if i != -100]) == "a dog</s>"
     prompt = processor.tokenize_row(row.prompt(), [2])["input_ids"]
     assert made["input_ids"][: len(prompt)] == prompt
+
+
+@pytest.mark.parametrize("spoken_last", [False, True])
+def test_a_documents_prompt_does_not_end_it(spoken_last):
+    processor = _processor()
+    segments = [
+        Segment("audio", clip("a dog ran"), "user"),
+        Segment("text", " the cat sat", "assistant", supervised=True),
+    ]
+    if spoken_last:
+        segments.append(Segment("audio", clip(" on it"), "user"))
+    row = Row("d", "document", tuple(segments))
+    frames = [2] * len(row.clips)
+    whole = processor.tokenize_row(row, frames)["input_ids"]
+    prompt = processor.tokenize_row(row.prompt(), frames)["input_ids"]
+    assert whole[-1] == processor.eos_token_id
+    assert prompt[-1] == processor.audio_token_id
+    assert whole[: len(prompt)] == prompt
 
 
 def test_special_tokens_spelled_in_a_message_stay_text():

@@ -134,6 +134,17 @@ def test_a_plan_shares_each_frame_out_and_a_batch_changes_nothing(
         assert plan.ids == model_and_processor[1].tokenizer(row.text)["input_ids"]
 
 
+def test_a_plan_reads_no_embedding_table(
+    model_and_processor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor = model_and_processor
+    rows = read_manifest(save_corpus(tmp_path, num_utterances=2))
+    before = plan_of(model, processor, rows)
+    monkeypatch.setattr(type(model), "embedding_table", lambda _: pytest.fail("the whole table"))
+    for plan, expected in zip(plan_of(model, processor, rows), before, strict=True):
+        assert np.array_equal(plan.shares, expected.shares)
+
+
 def test_a_merged_frame_stands_for_the_frames_it_was_made_of(
     model_and_processor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

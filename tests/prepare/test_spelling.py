@@ -34,6 +34,7 @@ def test_words_are_cut_at_white_space_and_take_lone_punctuation_with_them(text, 
 
 def test_languages_without_spaces_are_cut_into_characters() -> None:
     assert words("你好，世界", "zh-CN") == ["你", "好，", "世", "界"]
+    assert words("កខ គ", "khm") == ["ក", "ខ", "គ"]
     assert words("नमस्ते दुनिया", "hi") == ["नमस्ते", "दुनिया"]
 
 

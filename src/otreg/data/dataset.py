@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from otreg.data.audio import MAX_DURATION_S, SAMPLE_RATE_HZ, AudioError, audio_info, load_audio
 from otreg.data.interleave import Interleaving
 from otreg.data.manifest import ManifestError, Utterance, check_unique_ids, read_manifests
-from otreg.data.segments import Clip, Row, row_of
+from otreg.data.segments import Clip, Row, Segment, row_of
 
 if TYPE_CHECKING:
     from otreg.data.encoder_cache import EncoderCache
@@ -109,13 +109,28 @@ class SpeechTextDataset(Dataset[Example]):
             AudioError: naming file and manifest line, for audio that cannot be used.
 
         """
-        utterance, row = self.utterances[index], self.rows[index]
+        return self._example(self.rows[index], self.utterances[index].speaker)
+
+    def clip_example(self, clip: Clip) -> Example:
+        """Load one clip and its transcript as an item of their own, whatever row the clip is of.
+
+        Raises:
+            AudioError: for audio that cannot be used.
+
+        """
+        spoken = Segment("audio", clip, "user")
+        answer = Segment("text", clip.text, "assistant", supervised=True)
+        return self._example(
+            Row(clip.id, "transcribe", (spoken, answer), clip.language, clip.name), None
+        )
+
+    def _example(self, row: Row, speaker: str | None) -> Example:
         example: Example = {
-            "id": utterance.id,
+            "id": row.id,
             "row": row,
             "text": row.answer,
-            "language": utterance.language,
-            "speaker": utterance.speaker,
+            "language": row.language,
+            "speaker": speaker,
         }
         if self.encoder_cache is not None:
             loaded = [self.encoder_cache.get(clip) for clip in row.clips]

@@ -26,7 +26,7 @@ from otreg.data._checks import (
     check_span,
     check_string,
 )
-from otreg.data.utterance import ManifestError
+from otreg.data.utterance import ManifestError, Utterance
 from otreg.names import nearest
 
 ROLES = ("system", "user", "assistant")
@@ -45,6 +45,32 @@ def message_parts(messages: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str
 def is_own_audio(part: Mapping[str, Any]) -> bool:
     """Tell whether a part stands for the row's own audio."""
     return part["type"] == "audio" and "audio" not in part
+
+
+def audio_files(row: Utterance) -> list[Path]:
+    """The audio file of a row, and those of further clips in its messages."""
+    further = (part.get("audio") for part in message_parts(row.messages or ()))
+    return [Path(file) for file in (row.audio, *further) if file is not None]
+
+
+def text_row(
+    identity: str,
+    text: str,
+    language: str,
+    *,
+    source: str | None = None,
+    attributes: Mapping[str, Any] | None = None,
+) -> Utterance:
+    """A row without speech: one turn of the assistant that is the text, as in plain text training."""
+    content = ({"type": "text", "text": text},)
+    return Utterance(
+        identity,
+        None,
+        language=language,
+        messages=({"role": "assistant", "content": content},),
+        attributes=attributes,
+        source=source,
+    )
 
 
 def check_messages(value: Any, where: str, root: Path) -> tuple[dict[str, Any], ...]:

@@ -84,6 +84,7 @@ class Row:
         segments: at least one.
         language: language code, for prompts that name it.
         name: how errors call the row.
+        is_prompt: whether it is there to be gone on with: a document is then left open.
     """
 
     id: str
@@ -91,6 +92,7 @@ class Row:
     segments: tuple[Segment, ...]
     language: str = ""
     name: str = ""
+    is_prompt: bool = False
 
     @property
     def clips(self) -> list[Clip]:
@@ -104,11 +106,21 @@ class Row:
         return "".join(s.text for s in self.segments[last[-1] + 1 if last else 0 :])
 
     def prompt(self) -> Row:
-        """The row without its last answer, to generate from."""
+        """The row without its last answer, to generate from.
+
+        Raises:
+            ValueError: there is nothing before the answer.
+        """
         end = len(self.segments)
         while end and self.segments[end - 1].supervised:
             end -= 1
-        return Row(self.id, self.kind, self.segments[:end], self.language, self.name)
+        if not end:
+            raise ValueError(
+                "it has nothing before its answer, so there is nothing to generate from; put a user's "
+                "turn or speech before it, or leave the row out"
+            )
+        kept = self.segments[:end]
+        return Row(self.id, self.kind, kept, self.language, self.name, is_prompt=True)
 
 
 def row_of(utterance: Utterance) -> Row:

@@ -1,8 +1,8 @@
-"""Where speech and transcript match: the transport plan and the distances of single utterances."""
+"""Where speech and transcript match: the transport plan and the distances of single clips."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import torch
 from otreg.data.collate import SpeechTextCollator
 from otreg.data.dataset import SpeechTextDataset, as_utterances
 from otreg.data.manifest import Utterance
+from otreg.data.segments import Clip
 from otreg.evaluation.vectors import unit
 from otreg.model.evaluation_mode import evaluating
 from otreg.objectives.base import AlignmentOutput
@@ -33,24 +34,26 @@ def align(
     batch_size: int = 16,
     encoder_cache: EncoderCache | None = None,
 ) -> list[dict[str, Any]]:
-    """Transport plan and distances between speech and transcript, utterance by utterance.
+    """Transport plan and distances between speech and transcript, clip by clip.
 
-    Where the model merges frames, a merged frame's row stands for each frame that it was made of,
-    so that time stays uniform.
+    Clips without a transcript are left out, and with them rows of text alone. Where the model
+    merges frames, a merged frame's row stands for each frame that it was made of, so that time
+    stays uniform.
 
     Args:
         model: a `SpeechLMForConditionalGeneration`; put into evaluation mode meanwhile.
         processor: its `SpeechLMProcessor`.
         data: utterances with transcripts, a manifest, or a dataset of them.
-        positions: which utterances; None = all.
+        positions: which rows; None = all.
         objective: whose plan is taken; None = the paper's transport problem.
-        batch_size: utterances per batch.
+        batch_size: clips per batch.
         encoder_cache: as for `SpeechTextDataset`, where data is none.
 
     Returns:
-        Records with id, language, text, frame_s (seconds per frame), targets (labels of the plan's
-        columns), plan (frames, targets), tokens, distances (frames, tokens) of 1 - cos, converged,
-        objective (its options, as text). Matrices are lists of rows, to four significant digits.
+        Records with id (the clip's, which for a row's own audio is the row's), language, text,
+        frame_s (seconds per frame), targets (labels of the plan's columns), plan (frames, targets),
+        tokens, distances (frames, tokens) of 1 - cos, converged, objective (its options, as text).
+        Matrices are lists of rows, to four significant digits.
 
     Raises:
         ValueError: an objective without a plan, such as CTC.
@@ -60,8 +63,8 @@ def align(
     solve = objective or OTReg.paper(plan_gradient="stop", sparsity_weight=0.0)
     table = model.embedding_table().detach()
     records: list[dict[str, Any]] = []
-    chosen = range(len(data)) if positions is None else positions
-    for examples, batch, features in speech_batches(model, processor, data, chosen, batch_size):
+    clips = clips_with_transcript(data, range(len(data)) if positions is None else positions)
+    for examples, batch, features in speech_batches(model, processor, data, clips, batch_size):
         speech = features.speech_embeds.to(table.device)
         text = table[batch["text_ids"]]
         pair = SpeechTextPair(
@@ -124,17 +127,28 @@ def token_labels(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     return labels
 
 
+def clips_with_transcript(dataset: SpeechTextDataset, positions: Iterable[int]) -> list[Clip]:
+    """The clips with a transcript of some rows, in order; one that stands twice in a row once."""
+    found: list[Clip] = []
+    for position in positions:
+        found += dict.fromkeys(clip for clip in dataset.rows[position].clips if clip.text.strip())
+    return found
+
+
 def speech_batches(
     model: Any,
     processor: Any,
     dataset: SpeechTextDataset,
-    positions: Sequence[int],
+    clips: Sequence[Clip],
     batch_size: int,
 ) -> Iterator[tuple[list[Any], dict[str, torch.Tensor], Any]]:
-    """Batches of (examples, batch on the model's device, speech features) without gradient."""
+    """Batches of (examples, batch on the model's device, speech features) without gradient.
+
+    Each transcribed clip is an example of its own, so that all three have the same rows.
+    """
     collator = SpeechTextCollator(processor)
-    for first in range(0, len(positions), batch_size):
-        examples = [dataset[position] for position in positions[first : first + batch_size]]
+    for first in range(0, len(clips), batch_size):
+        examples = [dataset.clip_example(clip) for clip in clips[first : first + batch_size]]
         batch = {name: value.to(model.device) for name, value in collator(examples).items()}
         names = ("input_features", "input_features_mask", "encoder_hidden_states", "encoder_mask")
         audio = {name: batch[name] for name in names if name in batch}

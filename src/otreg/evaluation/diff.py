@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from otreg.evaluation.wer import is_character_language, normalize_text
+from otreg.evaluation.wer import normalize_text
+from otreg.languages import is_character_language
 
 Kind: TypeAlias = Literal["equal", "substitution", "deletion", "insertion"]
 Step: TypeAlias = tuple[Kind, int | None, int | None]

@@ -11,7 +11,8 @@ import torch
 
 from otreg.data.dataset import SpeechTextDataset, as_utterances
 from otreg.data.manifest import Utterance
-from otreg.evaluation.alignments import Objective, align, speech_batches
+from otreg.data.segments import Clip
+from otreg.evaluation.alignments import Objective, align, clips_with_transcript, speech_batches
 from otreg.evaluation.modality_gap import ModalityGap
 from otreg.evaluation.samples import sample_record
 from otreg.evaluation.wer import (
@@ -52,6 +53,8 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """Evaluate one model and return its part of results.json.
 
+    Gap and plans are of transcribed clips: rows without any are decoded, and left out of those.
+
     Args:
         model: a `SpeechLMForConditionalGeneration`.
         processor: its `SpeechLMProcessor`.
@@ -64,11 +67,11 @@ def evaluate_model(
         device: where to run; the model is moved there and stays. None = where it is.
         encoder_cache: the encoder's outputs, one cache for all corpora or one per name.
         normalizer: brings transcripts to the form that is compared.
-        max_gap_utterances: the gap is measured on at most this many utterances of a corpus, evenly
-            spaced; 0 = do not measure it.
+        max_gap_utterances: the gap is measured on at most this many rows of a corpus, evenly
+            spaced among those with a transcribed clip; 0 = do not measure it.
         num_transcripts: examples kept of each corpus, evenly spaced.
-        num_alignments: utterances of each corpus whose transport plan and distances are kept, the
-            first of the examples.
+        num_alignments: rows of each corpus whose transport plans and distances are kept, the first
+            of the examples; where some rows have no transcribed clip, of examples among the others.
         objective: whose plan is kept; None = the paper's transport problem, that is similarity
             alone with the pad anchor, so that no position prior lends a model its diagonal.
         sample_measures: the measures kept utterance by utterance, for gates and paired intervals:
@@ -124,11 +127,13 @@ def evaluate_model(
         ids = [utterance.id for utterance in utterances]
         samples: dict[str, tuple[list[str], Any, Any]]  # ids, numerators, denominators
         samples = {"wer": (ids, *errors_in_order(rates, languages))}
-        if max_gap_utterances:
-            chosen = _spaced(len(utterances), max_gap_utterances)
-            gap = _measured_gap(model, processor, dataset, chosen, batch_size)
+        spoken = [row for row in range(len(dataset)) if clips_with_transcript(dataset, [row])]
+        if max_gap_utterances and spoken:
+            chosen = [spoken[index] for index in _spaced(len(spoken), max_gap_utterances)]
+            clips = clips_with_transcript(dataset, chosen)
+            gap = _measured_gap(model, processor, dataset, clips, batch_size)
             results["gap"].append(of | gap.compute())
-            kept_ids = [ids[position] for position in chosen]
+            kept_ids = [clip.id for clip in clips]
             samples |= {name: (kept_ids, *pair) for name, pair in gap.samples().items()}
         for measure in [name for name in sample_measures if name in samples]:
             measured, above, below = samples[measure]
@@ -136,8 +141,8 @@ def evaluate_model(
                 **of, measure=measure, ids=measured, numerator=above, denominator=below
             )
             results["samples"].append(record)
-        examples = _spaced(len(utterances), max(num_transcripts, num_alignments))
-        for position in examples[:num_transcripts]:
+        num_examples = max(num_transcripts, num_alignments)
+        for position in _spaced(len(utterances), num_examples)[:num_transcripts]:
             utterance, result = utterances[position], done[position]
             results["transcripts"].append(
                 {
@@ -148,7 +153,8 @@ def evaluate_model(
                     "hypothesis": result.hypothesis,
                 }
             )
-        kept = align(model, processor, dataset, examples[:num_alignments], objective=objective)
+        shown = [spoken[index] for index in _spaced(len(spoken), num_examples)][:num_alignments]
+        kept = align(model, processor, dataset, shown, objective=objective)
         results["alignments"] += [of | record for record in kept]
     return results
 
@@ -168,35 +174,42 @@ def measure_gap(
         model: a `SpeechLMForConditionalGeneration`; put into evaluation mode meanwhile.
         processor: its `SpeechLMProcessor`.
         data: utterances with transcripts, a manifest, or a dataset of them.
-        positions: which utterances; None = all.
-        batch_size: utterances per batch.
+        positions: which rows; None = all. Their transcribed clips are measured.
+        batch_size: clips per batch.
         encoder_cache: as for `SpeechTextDataset`, where data is none.
 
     Returns:
         Measure -> value, and the counts behind them.
+
+    Raises:
+        ValueError: no clip among these rows has a transcript.
     """
     if not isinstance(data, SpeechTextDataset):
         data = SpeechTextDataset(as_utterances(data), processor, encoder_cache=encoder_cache)
-    chosen = range(len(data)) if positions is None else positions
-    return _measured_gap(model, processor, data, chosen, batch_size).compute()
+    clips = clips_with_transcript(data, range(len(data)) if positions is None else positions)
+    if not clips:
+        raise ValueError(
+            "expected a clip with a transcript among the rows, received none; the gap is measured "
+            "between speech and what is said in it"
+        )
+    return _measured_gap(model, processor, data, clips, batch_size).compute()
 
 
 def _measured_gap(
     model: Any,
     processor: Any,
     data: SpeechTextDataset,
-    positions: Sequence[int],
+    clips: Sequence[Clip],
     batch_size: int,
 ) -> ModalityGap:
-    """The gap over chosen utterances of a dataset."""
+    """The gap over transcribed clips of a dataset."""
     table = model.embedding_table().detach()
     pad = model.config.pad_token_id
     known_pad = pad if pad is not None and 0 <= pad < len(table) else None
     gap = ModalityGap(table, pad_token_id=known_pad)
-    for _, batch, features in speech_batches(model, processor, data, positions, batch_size):
-        said = batch["text_mask"].any(1)  # (clips,) those with a transcript
-        speech, mask = features.speech_embeds[said], features.speech_mask[said]
-        gap.update(speech, mask, batch["text_ids"][said], batch["text_mask"][said])
+    for _, batch, features in speech_batches(model, processor, data, clips, batch_size):
+        speech, mask = features.speech_embeds, features.speech_mask
+        gap.update(speech, mask, batch["text_ids"], batch["text_mask"])
     return gap
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from otreg.evaluation.bootstrap import ratio_interval
+from otreg.languages import is_character_language, primary
 
-CHARACTER_LANGUAGES = frozenset({"zh", "cmn", "yue", "ja", "jpn", "th", "tha", "lo", "my", "mya"})
 RUNAWAY_MULTIPLE = 2.0
 RUNAWAY_MIN_WORDS = 5
 
@@ -77,7 +77,7 @@ def normalize_text(text: str, language: str) -> str:
         if unicodedata.category(character) != "Cf" or character == _ZERO_WIDTH_SPACE
     )
     text = unicodedata.normalize("NFKC", text)
-    if _primary(language) in _DOTLESS_LANGUAGES:
+    if primary(language) in _DOTLESS_LANGUAGES:
         text = text.replace("\u0130", "i").replace("I", "\u0131")
     text = unicodedata.normalize("NFKC", text.lower())
     output: list[str] = []
@@ -93,12 +93,7 @@ def normalize_text(text: str, language: str) -> str:
     return separator.join("".join(output).split())
 
 
-BASIC_NORMALIZER = Normalizer("otreg-basic", "1", normalize_text)
-
-
-def is_character_language(language: str) -> bool:
-    """Tell whether words are not written apart: zh, ja, th, lo and my, with their longer codes."""
-    return _primary(language) in CHARACTER_LANGUAGES
+BASIC_NORMALIZER = Normalizer("otreg-basic", "2", normalize_text)
 
 
 @dataclass(frozen=True)
@@ -292,10 +287,6 @@ def macro_average(values: Iterable[float]) -> float:
     if not numbers or not all(math.isfinite(number) for number in numbers):
         raise ValueError(f"expected at least one value, all finite, received {numbers}")
     return math.fsum(numbers) / len(numbers)
-
-
-def _primary(language: str) -> str:
-    return language.replace("_", "-").split("-")[0].lower()
 
 
 def _count_errors(alignment: Iterable[Any]) -> int:

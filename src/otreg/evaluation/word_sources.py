@@ -22,7 +22,8 @@ def compare_sources(
     word's end, each as long as its share of the characters: a source must do better than that.
 
     Args:
-        reference: rows with exact words; rows without words are passed over.
+        reference: rows with exact words, compared in the row's language; rows without words are
+            passed over.
         sources: rows by name of source, matched with the reference by id.
 
     Returns:
@@ -35,6 +36,7 @@ def compare_sources(
     if EVEN in sources:
         raise ValueError(f"{EVEN!r} is the control's name; give the source another")
     exact = {row.id: row.words for row in reference if row.words}
+    languages = {row.id: row.language for row in reference}
     if not exact:
         raise ValueError("expected exact words to compare with, received rows without words")
     named = {**sources, EVEN: [evenly(row) for row in reference if row.words]}
@@ -47,7 +49,11 @@ def compare_sources(
                 f"the source {name!r} gives words to none of the {len(exact)} utterances with exact "
                 "ones; compare manifests of the same ids"
             )
-        measures = word_time_measures([exact[i] for i in common], [given[i] for i in common])
+        measures = word_time_measures(
+            [exact[i] for i in common],
+            [given[i] for i in common],
+            language=[languages[i] for i in common],
+        )
         counts = {"num_utterances": len(common), "num_left_out": len(exact) - len(common)}
         found[name] = measures | counts
     return found

@@ -30,7 +30,7 @@ def word_time_samples(
     references: Sequence[Sequence[TimedWord]],
     hypotheses: Sequence[Sequence[TimedWord]],
     *,
-    language: str = "",
+    language: str | Sequence[str] = "",
     frame_s: float = 0.02,
 ) -> dict[str, Sample]:
     """The sums behind `WORD_TIME_MEASURES`, utterance by utterance; the median has none.
@@ -41,7 +41,7 @@ def word_time_samples(
     Args:
         references: words with their true times, of each utterance.
         hypotheses: words with the times to judge, in the same order of utterances.
-        language: decides how words are normalised.
+        language: decides how words are normalised; one for all, or one for each utterance.
         frame_s: length of a frame in seconds; a start hits where both fall into one frame.
 
     Raises:
@@ -49,8 +49,9 @@ def word_time_samples(
     """
     _check(references, hypotheses, frame_s)
     found: dict[str, Sample] = {}
-    for reference, hypothesis in zip(references, hypotheses, strict=True):
-        pairs = _matched(reference, hypothesis, language)
+    languages = _languages(language, len(references))
+    for reference, hypothesis, spoken in zip(references, hypotheses, languages, strict=True):
+        pairs = _matched(reference, hypothesis, spoken)
         errors = [abs(there.start_s - here.start_s) for here, there in pairs]
         hits = sum(_frame(a.start_s, frame_s) == _frame(b.start_s, frame_s) for a, b in pairs)
         shared = [max(0.0, min(a.end_s, b.end_s) - max(a.start_s, b.start_s)) for a, b in pairs]
@@ -76,7 +77,7 @@ def word_time_measures(
     references: Sequence[Sequence[TimedWord]],
     hypotheses: Sequence[Sequence[TimedWord]],
     *,
-    language: str = "",
+    language: str | Sequence[str] = "",
     frame_s: float = 0.02,
 ) -> dict[str, float]:
     """The measures of `otreg.evaluation.measures.WORD_TIME_MEASURES` over a corpus.
@@ -91,15 +92,27 @@ def word_time_measures(
     values = {
         name: sum(above) / sum(below) for name, (above, below) in samples.items() if sum(below) > 0
     }
+    languages = _languages(language, len(references))
     errors = [
         abs(there.start_s - here.start_s)
-        for reference, hypothesis in zip(references, hypotheses, strict=True)
-        for here, there in _matched(reference, hypothesis, language)
+        for reference, hypothesis, spoken in zip(references, hypotheses, languages, strict=True)
+        for here, there in _matched(reference, hypothesis, spoken)
     ]
     if errors:
         values["start_error_median_s"] = median(errors)
     counts = {"num_words": sum(map(len, references)), "num_matched": len(errors)}
     return values | counts
+
+
+def _languages(language: str | Sequence[str], count: int) -> Sequence[str]:
+    """The language of each utterance."""
+    if isinstance(language, str):
+        return [language] * count
+    if len(language) != count:
+        raise ValueError(
+            f"expected a language for each of {count} references, received {len(language)}"
+        )
+    return language
 
 
 def _matched(

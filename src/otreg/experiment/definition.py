@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from otreg.experiment.corpora import CORPORA, CorporaKind
+from otreg.synthetic.corpus import SPLITS
 from otreg.training.config import RunConfig, config_from_dict
 from otreg.training.yaml_config import apply_overrides, check_switched_off
 
 __all__ = ["SPLITS", "Experiment", "MeasureSpec", "Preparation"]
-
-SPLITS = ("test", "development")
 
 
 @dataclass(frozen=True)

@@ -10,20 +10,20 @@ import importlib.util
 import json
 import platform
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from otreg.data.file_digests import FileDigests
-from otreg.data.manifest import Utterance, read_manifest
+from otreg.data.manifest import read_manifest
+from otreg.data.messages import audio_files
 from otreg.versions import versions
 
 __all__ = ["Digests", "digest", "libraries", "own_source", "source_digest"]
 
 PACKAGE = Path(__file__).parents[1]
-_SHARED = ("names.py", "pair.py", "shapes.py", "versions.py")
+_SHARED = ("languages.py", "names.py", "pair.py", "shapes.py", "versions.py")
 _MORE_LIBRARIES = ("safetensors", "soxr", "espeakng-loader")
 _CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _SHOWN = 16  # hexadecimal digits, 64 bits: enough for the steps of one folder
@@ -42,12 +42,8 @@ def digest(value: Any) -> str:
 @cache
 def libraries() -> dict[str, str]:
     """Versions of Python and of the packages that decide a result, and the kind of machine."""
-    found = {name: text for name, text in versions().items() if name != "platform"}
-    for name in _MORE_LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
+    found = versions(_MORE_LIBRARIES)
+    del found["platform"]
     return found | {"machine": platform.machine()}
 
 
@@ -130,7 +126,7 @@ class Digests:
             ManifestError: the manifest cannot be used.
             OSError: an audio file cannot be read.
         """
-        audio = [file for row in read_manifest(path) for file in _audio_files(row)]
+        audio = [file for row in read_manifest(path) for file in audio_files(row)]
         names = dict.fromkeys(audio)  # a file that is named by many rows counts once
         return digest([self.file(path), *(self.file(file) for file in names)])
 
@@ -146,10 +142,3 @@ class Digests:
     def save(self) -> None:
         """Remember the digests of files for later calls."""
         self._files.save()
-
-
-def _audio_files(row: Utterance) -> Iterable[Path]:
-    """A row's audio and that of further clips in its messages."""
-    parts = [part for message in row.messages or () for part in message["content"]]
-    found = [row.audio, *(part.get("audio") for part in parts)]
-    return [Path(path) for path in found if path is not None]

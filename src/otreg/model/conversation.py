@@ -75,17 +75,22 @@ def _example(processor: Processor, number: int, messages: Messages) -> Example:
         )
     segments: list[Segment] = []
     features: list[np.ndarray] = []
-    for message in messages:
+    for turn, message in enumerate(messages):
         role = message.get("role")
         if role not in ROLES:
             raise ValueError(f"unknown role {role!r}; {nearest(str(role), ROLES)}")
         content = message.get("content")
         parts: Any = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        for part in parts or ():
+        for index, part in enumerate(parts or ()):
+            place = f"messages[{turn}], part {index}"
+            if not isinstance(part, Mapping):
+                raise ValueError(
+                    f'{place}: expected an object such as {{"type": "text", "text": "…"}}; got {part!r}'
+                )
             if part.get("type") == "text":
-                segments.append(Segment("text", str(part["text"]), role, role == "assistant"))
+                segments.append(Segment("text", _text(part, place), role, role == "assistant"))
                 continue
-            clip, samples = _clip(part, f"{number}/{len(features)}")
+            clip, samples = _clip(part, place, f"{number}/{len(features)}")
             features.append(processor.features(samples))
             segments.append(Segment("audio", clip, role))
     if not segments:
@@ -95,18 +100,26 @@ def _example(processor: Processor, number: int, messages: Messages) -> Example:
     return {"id": row.id, "row": row, "input_features": features}
 
 
-def _clip(part: Mapping[str, Any], identity: str) -> tuple[Clip, np.ndarray]:
+def _text(part: Mapping[str, Any], place: str) -> str:
+    """What a text part says."""
+    text = part.get("text")
+    if not isinstance(text, str):
+        raise ValueError(f"{place}: a text part needs 'text', a string; got {text!r}")
+    return text
+
+
+def _clip(part: Mapping[str, Any], place: str, identity: str) -> tuple[Clip, np.ndarray]:
     """The clip of an audio part and its samples."""
     kind = part.get("type")
     if kind != "audio":
-        raise ValueError(f"a part's type must be 'text' or 'audio'; got {kind!r}")
+        raise ValueError(f"{place}: a part's type must be 'text' or 'audio'; got {kind!r}")
     audio = next((part[key] for key in _FILE_KEYS if part.get(key) is not None), None)
     if isinstance(audio, np.ndarray):
         return Clip(identity, Path()), audio
     if not isinstance(audio, str | Path) or str(audio).startswith(("http://", "https://")):
         raise ValueError(
-            "an audio part needs 'audio': the path of a file, or a (samples,) array at 16 kHz; got "
-            f"{audio!r}"
+            f"{place}: an audio part needs 'audio': the path of a file, or a (samples,) array at 16 "
+            f"kHz; got {audio!r}"
         )
     clip = Clip(identity, Path(audio))
     return clip, load_audio(clip)

@@ -192,6 +192,8 @@ def render_document(
 ) -> None:
     """Render a document: <bos>, its spans in order, <eos>; its text is tokenised as one piece.
 
+    A prompt has no <eos>: what is generated goes on with the document.
+
     A token belongs to the span in which it ends, so written spans and spoken ones share the ids of
     the whole text.
 
@@ -222,7 +224,8 @@ def render_document(
             out.add_clip(next(frames), ids[first:token])
         else:
             out.add(ids[first:token], supervised=segment.supervised)
-    out.add([eos_token_id], supervised=True)
+    if not row.is_prompt:
+        out.add([eos_token_id], supervised=True)
 
 
 def _turns(segments: Sequence[Segment]) -> list[list[Segment]]:

@@ -23,10 +23,12 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from otreg.model.configuration import SpeechLMConfig, first_id
 from otreg.model.embeddings import embedding_rows, median_norm
 from otreg.model.lora import lora_parameters
+from otreg.names import nearest
 
 logger = logging.getLogger(__name__)
 
-TRAINABLE_GROUPS = ("multi_modal_projector", "audio_tower", "language_model", "lora")
+TRAINABLE_GROUPS = ("adapter", "lora", "language_model", "audio_tower")
+_ADAPTER = "multi_modal_projector"  # what models of Hugging Face call it
 # Parameters that a checkpoint may lack without harm: used only by masked pre-training.
 _OPTIONAL_WEIGHTS = ("masked_spec_embed",)
 
@@ -82,9 +84,10 @@ def build_from_towers(
     """Do the work of `SpeechLMForConditionalGeneration.from_towers`."""
     unknown = options.keys() - SpeechLMConfig.__dataclass_fields__.keys()
     if unknown:
+        name = sorted(unknown)[0]
         raise ValueError(
-            f"unknown option {sorted(unknown)[0]!r}; the options are the fields of SpeechLMConfig: "
-            f"{', '.join(SpeechLMConfig.__annotations__)}"
+            f"unknown option {name!r}; {nearest(name, SpeechLMConfig.__annotations__)} (the options "
+            "are the fields of SpeechLMConfig)"
         )
     ids: dict[str, Any] = {
         k: options.pop(k, None) for k in ("pad_token_id", "bos_token_id", "eos_token_id")
@@ -159,6 +162,25 @@ def is_frozen(module: nn.Module) -> bool:
     return not any(p.requires_grad for p in module.parameters())
 
 
+def check_groups(groups: Iterable[str]) -> None:
+    """Refuse parts of a model that cannot train, or not together.
+
+    Args:
+        groups: of `TRAINABLE_GROUPS`.
+
+    Raises:
+        ValueError: an unknown group, or conflicting ones.
+    """
+    groups = list(groups)
+    for group in groups:
+        if group not in TRAINABLE_GROUPS:
+            raise ValueError(f"cannot train {group!r}; {nearest(group, TRAINABLE_GROUPS)}")
+    if {"lora", "language_model"} <= set(groups):
+        raise ValueError(
+            "'lora' and 'language_model' exclude each other: LoRA trains on frozen weights"
+        )
+
+
 def set_trainable(model: Any, groups: Iterable[str]) -> int:
     """Train the named parts of a model and freeze the rest of it.
 
@@ -167,35 +189,28 @@ def set_trainable(model: Any, groups: Iterable[str]) -> int:
 
     Args:
         model: a `SpeechLMForConditionalGeneration`, changed in place.
-        groups: of "multi_modal_projector", "audio_tower", "language_model" (all its weights) and
-            "lora" (only what `add_lora` added).
+        groups: of "adapter" (or "multi_modal_projector", the model's own name for it),
+            "audio_tower", "language_model" (all its weights) and "lora" (only what `add_lora` added).
 
     Returns:
         The number of parameters that now train.
 
     Raises:
-        ValueError: an unknown or empty group, or conflicting ones.
+        ValueError: an unknown group, conflicting ones, or LoRA that the model does not have.
     """
-    groups = [groups] if isinstance(groups, str) else list(groups)
-    for group in groups:
-        if group not in TRAINABLE_GROUPS:
-            raise ValueError(
-                f"cannot train {group!r}; the groups are {', '.join(TRAINABLE_GROUPS)}"
-            )
+    groups = [groups] if isinstance(groups, str) else groups
+    groups = ["adapter" if group == _ADAPTER else group for group in groups]
+    check_groups(groups)
     adapters = lora_parameters(model.language_model)
     if "lora" in groups and not adapters:
         raise ValueError("cannot train 'lora': the model has none; call model.add_lora() first")
-    if "lora" in groups and "language_model" in groups:
-        raise ValueError(
-            "'lora' and 'language_model' exclude each other: LoRA is trained on frozen weights"
-        )
-    towers = ("multi_modal_projector", "audio_tower", "language_model")
-    for name in towers:
-        getattr(model, name).requires_grad_(name in groups)
+    parts = {_ADAPTER: "adapter", "audio_tower": "audio_tower", "language_model": "language_model"}
+    for name, group in parts.items():
+        getattr(model, name).requires_grad_(group in groups)
     if "audio_tower" in groups and hasattr(model.audio_tower, "embed_positions"):
         model.audio_tower.embed_positions.requires_grad_(False)  # sinusoids, as in transformers
     for parameter in adapters:
         parameter.requires_grad_("lora" in groups or "language_model" in groups)
     model.train(model.training)
-    own = [p for name in towers for p in getattr(model, name).parameters()]
+    own = [p for name in parts for p in getattr(model, name).parameters()]
     return sum(p.numel() for p in own if p.requires_grad)

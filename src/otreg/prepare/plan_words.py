@@ -73,15 +73,14 @@ def plan_of(model: Any, processor: Any, rows: Sequence[Utterance]) -> list[Token
     audio = {name: batch[name] for name in ("input_features", "input_features_mask")}
     with evaluating(model), torch.no_grad():
         features = model.get_audio_features(**audio)
-        table = model.embedding_table().detach()
+        text = model.get_input_embeddings()(batch["text_ids"])
         pair = SpeechTextPair(
-            features.speech_embeds.to(table.device, table.dtype),
-            table[batch["text_ids"]],
+            features.speech_embeds.to(text.device, text.dtype),
+            text,
             features.speech_mask,
             batch["text_mask"],
             token_ids=batch["text_ids"],
             pad_embedding=model.pad_embedding().detach(),
-            embedding_table=table,
         )
         plan = PLAN.solve(pair).plan
     plans = []

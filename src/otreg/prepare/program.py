@@ -27,6 +27,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from otreg.data.manifest import Utterance, read_manifests, write_manifest
+from otreg.data.messages import audio_files
 from otreg.prepare.digests import content_digest, file_digest
 from otreg.prepare.journal import Journal
 from otreg.prepare.provenance import read_provenance, write_provenance
@@ -147,7 +148,7 @@ class Program:
         rows = read_manifests(self.inputs if paths is None else paths, root=self.root)
         folder = (self.out.parent if self.root is None else self.root).resolve()
         for row in rows:
-            for audio in _audio_files(row):
+            for audio in (file.resolve() for file in audio_files(row)):
                 if not audio.is_relative_to(folder):
                     above = os.path.commonpath([folder, audio])
                     raise ValueError(
@@ -294,10 +295,3 @@ def _key(row: Utterance, name: str, settings: Mapping[str, Any]) -> str:
 
 def _refuse(row: Utterance, detail: str) -> ValueError:
     return ValueError(f"{row.name}: {detail} (--skip leaves such rows out and counts them)")
-
-
-def _audio_files(row: Utterance) -> list[Path]:
-    """The audio file of a row, and those of further clips in its messages."""
-    parts = [part for message in row.messages or () for part in message["content"]]
-    files = [row.audio, *(part.get("audio") for part in parts)]
-    return [Path(file).resolve() for file in files if file is not None]

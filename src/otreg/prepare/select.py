@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from otreg.data.manifest import Utterance, check_unique_ids
+from otreg.data.messages import text_row
 from otreg.prepare.digests import file_digest
 from otreg.prepare.embedders import Embedder
 from otreg.prepare.program import Program
@@ -23,7 +24,7 @@ from otreg.prepare.selection import (
     misalignment_by_cluster,
     target_shares,
 )
-from otreg.prepare.texts import Score, read_scores, read_texts, text_row
+from otreg.prepare.texts import Score, read_scores, read_texts
 
 logger = logging.getLogger(__name__)
 

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from otreg.data.manifest import Word
+from otreg.languages import is_character_language
 from otreg.prepare.program import Unusable
 
 ANY = -1  # the label of a character that the vocabulary lacks: any character may stand there
-# Languages that do not write words apart: every character is a word of its own.
-_CHARACTER_LANGUAGES = frozenset({"zh", "cmn", "yue", "ja", "jpn", "th", "tha", "lo", "km", "my"})
 
 Span = tuple[int, int]
 
@@ -45,7 +44,7 @@ def word_spans(text: str, language: str = "") -> list[Span]:
         >>> [text[start:end] for start, end in word_spans(text)]
         ['yes -', 'no,', 'no']
     """
-    by_character = language.lower().replace("_", "-").split("-")[0] in _CHARACTER_LANGUAGES
+    by_character = is_character_language(language)
     pieces: list[Span] = []
     for index, character in enumerate(text):
         if character.isspace():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from otreg.data.manifest import Utterance
+from otreg.data.messages import text_row
 
 
 @dataclass(frozen=True)
@@ -27,18 +28,6 @@ class Score:
     misalignment: float
     positions: float
     text: str | None = None
-
-
-def text_row(identity: str, text: str, language: str, source: str | None = None) -> Utterance:
-    """A row without speech: one turn of the assistant that is the text, as in plain text training."""
-    content = ({"type": "text", "text": text},)
-    return Utterance(
-        identity,
-        None,
-        language=language,
-        messages=({"role": "assistant", "content": content},),
-        source=source,
-    )
 
 
 def text_of(row: Utterance) -> str:
@@ -67,7 +56,7 @@ def read_texts(path: Path, language: str) -> list[Utterance]:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot read texts from it: {error}; expected UTF-8") from error
     return [
-        text_row(f"{path.stem}:{number}", line.strip(), language, f"{path}:{number}")
+        text_row(f"{path.stem}:{number}", line.strip(), language, source=f"{path}:{number}")
         for number, line in enumerate(lines, start=1)
         if line.strip()
     ]

@@ -15,6 +15,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from otreg.data.audio import SAMPLE_RATE_HZ, audio_info, load_audio
 from otreg.data.manifest import Utterance
+from otreg.data.padding import pad_stack
 from otreg.model.encoders import run_encoder
 from otreg.model.frames import FramePlan, apply_frame_plan, encoder_frame_plan
 from otreg.synthetic.fit import MiniatureSettings, MuonAndAdamW, Report, fit, say_nothing
@@ -104,11 +105,10 @@ def train_encoder(
     batches = _encoder_batches(features, settings, seed)
 
     def collate(rows: list[int]) -> dict[str, Tensor]:
-        padded = nn.utils.rnn.pad_sequence([features[row] for row in rows], batch_first=True)
-        lengths = torch.tensor([len(features[row]) for row in rows])
+        padded, mask = pad_stack([features[row] for row in rows])
         return {
             "input_features": padded,
-            "mask": torch.arange(padded.shape[1]) < lengths[:, None],
+            "mask": mask,
             "units": torch.cat([targets[row] for row in rows]),
             "unit_lengths": torch.tensor([len(targets[row]) for row in rows]),
         }

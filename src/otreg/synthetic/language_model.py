@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from otreg.data.collate import IGNORED_LABEL
+from otreg.data.padding import pad_ids
 from otreg.synthetic.examples import (
     ASR,
     BOS,
@@ -111,15 +113,12 @@ def train_tokenizer(sentences: Sequence[str], vocab_size: int) -> PreTrainedToke
 
 
 def _collate_language_model(batch: Sequence[Example], pad: int) -> dict[str, Tensor]:
-    longest = max(len(tokens) for tokens, _ in batch)
-    input_ids = torch.full((len(batch), longest), pad)
-    labels = torch.full((len(batch), longest), -100)
-    mask = torch.zeros(len(batch), longest, dtype=torch.long)
-    for row, (tokens, prompt) in enumerate(batch):
-        input_ids[row, : len(tokens)] = torch.tensor(tokens)
-        labels[row, prompt : len(tokens)] = torch.tensor(tokens[prompt:])
-        mask[row, : len(tokens)] = 1
-    return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
+    labels = [[IGNORED_LABEL] * prompt + tokens[prompt:] for tokens, prompt in batch]
+    return {
+        "input_ids": pad_ids([tokens for tokens, _ in batch], pad),
+        "attention_mask": pad_ids([[1] * len(tokens) for tokens, _ in batch], 0),
+        "labels": pad_ids(labels, IGNORED_LABEL),
+    }
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from otreg.data.manifest import Utterance, write_manifest
+from otreg.data.messages import text_row
 from otreg.names import nearest
 from otreg.synthetic.corpus import (
     SPLITS,
@@ -138,14 +139,7 @@ def build(out: Path | str, settings: TopicSettings, *, split: str) -> Corpora:
 
 def as_text(name: str, line: Line) -> Utterance:
     """Return a row without speech whose whole text is the assistant's."""
-    content = ({"type": "text", "text": line.text},)
-    return Utterance(
-        name,
-        None,
-        language=line.language,
-        messages=({"role": "assistant", "content": content},),
-        attributes=line.attributes,
-    )
+    return text_row(name, line.text, line.language, attributes=line.attributes)
 
 
 def spans(row: Utterance, rng: random.Random) -> Iterator[Utterance]:

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import pydantic
 from pydantic import Field, Strict
 
+from otreg.model.towers import check_groups
 from otreg.names import nearest
 from otreg.training.field_types import (
     Count,
@@ -63,8 +64,6 @@ __all__ = [
 
 CROSS_ENTROPY = "cross_entropy"
 """The objective every stage has: cross-entropy on the transcript, with weight 1 unless given."""
-
-TRAINABLE_GROUPS = ("adapter", "lora", "language_model", "audio_tower")
 
 
 @frozen
@@ -135,17 +134,10 @@ class StageConfig:
             raise ValueError(
                 f"stage {self.name!r}: give either batch_size or max_tokens (exactly one)"
             )
-        for group in self.train:
-            if group not in TRAINABLE_GROUPS:
-                raise ValueError(
-                    f"stage {self.name!r}: cannot train {group!r}; "
-                    f"{nearest(group, TRAINABLE_GROUPS)}"
-                )
-        if {"lora", "language_model"} <= set(self.train):
-            raise ValueError(
-                f"stage {self.name!r}: 'lora' and 'language_model' exclude each other: LoRA trains "
-                "on frozen weights"
-            )
+        try:
+            check_groups(self.train)
+        except ValueError as error:
+            raise ValueError(f"stage {self.name!r}: {error}") from error
         for key in self.model:
             check_key(key, STAGE_MODEL_KEYS, "model")
         self._check_objectives()

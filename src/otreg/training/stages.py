@@ -165,8 +165,7 @@ def _enter_stage(config: RunConfig, stage: StageConfig, model: Any) -> None:
             raise ConfigError("a stage trains 'lora', but model.lora is missing")
         model.add_lora(lora.r, lora.alpha, lora.dropout, lora.target_modules)
     set_compression(model, stage.model)
-    groups = ["multi_modal_projector" if group == "adapter" else group for group in stage.train]
-    count = set_trainable(model, groups)
+    count = set_trainable(model, stage.train)
     _keep_in_float32(model, stage)
     logger.info("stage %s trains %s: %d parameters", stage.name, ", ".join(stage.train), count)
 

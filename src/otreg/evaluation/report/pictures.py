@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from otreg.evaluation import plots, summary
 from otreg.evaluation.diff import align_words
-from otreg.evaluation.wer import is_character_language
+from otreg.languages import is_character_language
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
