@@ -163,8 +163,11 @@ class SpeechLMTrainer(Trainer):
                 share, weight = term.total / count.clamp(min=1), weighted.weight
             loss = loss + (share if weight == 1 else weight * share)
             self._record_term(name if model.training else f"eval_{name}", name, term, count)
-        if model.training and not loss.requires_grad:  # rows in which no objective finds anything
-            loss = loss + view.speech.logits[:0].sum()
+        # Rows without speech may reach nothing that trains; backward and DDP want a gradient, 0.
+        without_speech = self.args.world_size > 1 and "clips" not in batch
+        if model.training and (without_speech or not loss.requires_grad):
+            trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
+            loss = loss + sum(parameter.flatten()[:0].sum() for parameter in trained)
         return (loss, view.speech) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
