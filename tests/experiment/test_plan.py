@@ -106,7 +106,8 @@ def test_a_manifest_of_a_model_is_prepared_for_every_seed_others_once(tmp_path: 
     text = THREE_STAGES + (
         "prepare:\n"
         "  half: {program: subset, from: train, options: {share: 0.5}}\n"
-        "  chosen: {program: subset, from: half, model: base, options: {count: 2}}\n"
+        "  chosen: {program: 'otreg.experiment.salad:score_misalignment', from: half, model: base,\n"
+        "           options: {text_words: [1, 2], speech_words: [1, 2]}}\n"
         "arms: {base: [], active: ['data.train=[half, chosen]']}\n"
     )
     plan, steps = planned(tmp_path, text, seeds=2, arms="active")

@@ -28,17 +28,19 @@ class MeasureKind:
     Attributes:
         function: see this module's docstring.
         names: the measures that its records are of, for gates; None = not known beforehand.
+        is_of_one_corpus: whether it takes one corpus alone.
     """
 
     function: Measure
     names: tuple[str, ...] | None
+    is_of_one_corpus: bool = False
 
 
 MEASURES: dict[str, MeasureKind] = {
     "layers": MeasureKind(
         layers_of, ("retrieval_pooled_mrr", "retrieval_pooled_top1", "best_cosine")
     ),
-    "topic-share": MeasureKind(topic_share, ("topic_share",)),
+    "topic-share": MeasureKind(topic_share, ("topic_share",), is_of_one_corpus=True),
     "divergences": MeasureKind(divergences_of, ("misalignment", "forgetting")),
 }
 """By the name that an experiment gives."""
