@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,14 @@ def test_a_weight_warms_up_linearly_over_its_share_of_the_steps() -> None:
     weighted = WeightedObjective(OnPair(OTReg()), 0.5, warmup_fraction=0.2)
     assert [weighted.weight_at(step, 20) for step in (0, 1, 2, 4, 19)] == [0, 0.125, 0.25, 0.5, 0.5]
     assert WeightedObjective(OnPair(OTReg()), 0.5).weight_at(0, 20) == 0.5
+
+
+@pytest.mark.parametrize("weight", [-1.0, math.inf, math.nan])
+def test_a_weight_must_be_finite_and_not_negative(weight: float) -> None:
+    with pytest.raises(ValueError, match="weight must be >= 0 and finite, got"):
+        WeightedObjective(OnPair(OTReg()), weight)
+    with pytest.raises(ValueError, match=r"warmup_fraction must be a share .*\[0, 1\], got 2"):
+        WeightedObjective(OnPair(OTReg()), 0.5, warmup_fraction=2)
 
 
 def test_warm_up_changes_what_trains_not_what_is_logged(setup: Any, tmp_path: Path) -> None:
