@@ -272,6 +272,23 @@ def test_evaluation_does_not_depend_on_the_size_of_its_batches(setup: Any, tmp_p
     assert one["eval_loss"] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("setting", ["step", 20])
+def test_evaluation_scores_the_whole_vocabulary(setup: Any, tmp_path: Path, setting: Any) -> None:
+    def evaluated(vocabulary: Any, size: int) -> dict[str, float]:
+        objectives = {
+            "otreg": WeightedObjective(OnPair(OTReg(vocabulary=vocabulary)), 0.3),
+            "ctc": WeightedObjective(OnPair(CTC(vocabulary=vocabulary)), 0.1),
+        }
+        options = {"objectives": objectives, "per_device_eval_batch_size": size}
+        return make_trainer(setup, tmp_path, **options).evaluate()
+
+    expected = evaluated("all", 8)
+    for size in (8, 3):
+        found = evaluated(setting, size)
+        for key in ("eval_loss", "eval_otreg", "eval_ctc"):
+            assert found[key] == pytest.approx(expected[key], rel=1e-5)
+
+
 class BadSecondRow(nn.Module):
     def forward(self, pair: Any) -> AlignmentOutput:
         loss = pair.speech.sum((1, 2)) * 0

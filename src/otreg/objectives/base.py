@@ -93,7 +93,8 @@ class View:
             twin; -1 = none (speech and padding).
         twin_clips: (clips, 3) row, first position and length of each clip's transcript in the twin.
         vocabulary: the language model's token embeddings; None where they cannot be had.
-        step_ids: (k,) sorted distinct ids of the optimiser step's transcripts, where asked for.
+        step_ids: (k,) sorted distinct ids of the optimiser step's transcripts, where asked for; in
+            evaluation, where there is no step, of the whole vocabulary.
         draw_seed: seeds what an objective draws in this step.
     """
 

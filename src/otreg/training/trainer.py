@@ -139,14 +139,18 @@ class SpeechLMTrainer(Trainer):
         """
         batch = dict(inputs)
         ids = batch.pop("utterance_ids", None)
+        own = self.accelerator.unwrap_model(model)
+        step_ids = self._step_ids
+        if not model.training:  # a loss that does not depend on how its batches are cut
+            step_ids = self._all_ids(own) if "step_ids" in self.needs else None
         view = run_forwards(
-            self.accelerator.unwrap_model(model),
+            own,
             batch,
             needs=self.needs,
             layers=self.layers,
             reference=self.reference,
             wrapped=model,
-            step_ids=self._step_ids if model.training else None,
+            step_ids=step_ids,
             draw_seed=self._draw_seed() if "step_ids" in self.needs else None,
         )
         loss: Any = 0.0
@@ -173,8 +177,8 @@ class SpeechLMTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer's log entry, completed by the mean of every term since the last one.
 
-        In evaluation the mean is over all batches together, so it does not depend on their size, and
-        `eval_loss` is made of these means.
+        In evaluation the mean is over all batches together, and objectives score the whole
+        vocabulary, so it does not depend on the batches' size; `eval_loss` is made of these means.
         """
         prefix = "eval_" if "eval_loss" in logs else "" if "loss" in logs else None
         if prefix is not None:
@@ -215,6 +219,11 @@ class SpeechLMTrainer(Trainer):
             ids = self.accelerator.gather(ids).unique()
             ids = ids[ids >= 0]
         return ids
+
+    def _all_ids(self, model: Any) -> Tensor:
+        """(vocab,) the ids of the language model's embedding table."""
+        table = model.get_input_embeddings().weight
+        return torch.arange(len(table), device=table.device)
 
     def _draw_seed(self) -> int:
         """Seeds what objectives draw in this step."""
