@@ -108,7 +108,10 @@ MISTAKES = {
         "prepare: {x: {program: subst, from: train}}",
         r"unknown program 'subst'.*'subset'",
     ),
-    "own program": ("prepare: {x: {program: 'no:no', from: train}}", r"cannot import the program"),
+    "own program": (
+        "prepare: {x: {program: 'no:no', from: train}}",
+        r"program 'no:no' cannot be imported",
+    ),
     "source": (
         "prepare: {x: {program: subset, from: trains}}",
         r"x\.from: unknown manifest 'trains'.*'train'",

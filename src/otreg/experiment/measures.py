@@ -7,14 +7,12 @@ as {"samples": […], "gap_by_layer": […]}.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from otreg.experiment.view_measures import Measured, divergences_of, layers_of, topic_share
-from otreg.names import nearest
-from otreg.training.yaml_config import ConfigError
+from otreg.names import find_named
 
 __all__ = ["MEASURES", "MeasureKind", "Measured", "find_measure"]
 
@@ -50,17 +48,8 @@ def find_measure(name: str) -> MeasureKind:
     """The measure of a name, or of `package.module:callable`.
 
     Raises:
-        ConfigError: there is none; the nearest name is offered.
+        ValueError: there is none; the nearest name is offered.
     """
     if name in MEASURES:
         return MEASURES[name]
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        raise ConfigError(
-            f"unknown measure {name!r}; {nearest(name, MEASURES)} "
-            "(one of your own: package.module:callable)"
-        )
-    try:
-        return MeasureKind(getattr(importlib.import_module(module), attribute), None)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"cannot import the measure {name!r}: {error}") from error
+    return MeasureKind(find_named("measure", name, MEASURES), None)
