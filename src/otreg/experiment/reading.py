@@ -18,7 +18,7 @@ from otreg.evaluation.gate_specs import GateSpec, parse_specs
 from otreg.evaluation.measures import GAP_MEASURES
 from otreg.experiment.corpora import CORPORA, CorporaKind
 from otreg.experiment.definition import Experiment, MeasureSpec, Preparation
-from otreg.experiment.measures import find_measure
+from otreg.experiment.measure_kinds import find_measure
 from otreg.experiment.options import check_options
 from otreg.experiment.programs import find_program
 from otreg.names import nearest

@@ -14,7 +14,7 @@ from typing import Any
 
 from otreg.experiment.corpora import build
 from otreg.experiment.graph import Call, Kind
-from otreg.experiment.measures import Measured, find_measure
+from otreg.experiment.measure_kinds import Measured, find_measure
 from otreg.experiment.programs import find_program
 from otreg.training.config import RunConfig, config_from_dict
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 STATE_PARTS = ("train", "validation", "test")
 _STEPS = ("experiment/steps.py", "experiment/corpora.py", "experiment/programs.py")
 _SPEECH = ("data", "model", "prepare", "synthetic", *_STEPS)
-_MEASURES = ("evaluation", "experiment/measures.py", "experiment/view_measures.py")
+_MEASURES = ("evaluation", "experiment/measure_kinds.py", "experiment/extra_measures.py")
 _TRAINED = ("transport", "objectives", "forwards", "training", *_SPEECH)
 
 

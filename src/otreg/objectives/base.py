@@ -287,10 +287,3 @@ def lifted(objective: Any, layer: int | None = None) -> Objective:
             f"{type(objective).__name__} reads the view itself and takes no layer; leave it out"
         )
     return objective
-
-
-def real_speech(pair: SpeechTextPair) -> tuple[Tensor, Tensor]:
-    """The pair's speech (entries, frames, dim), zero at padding, with its mask (entries, frames)."""
-    mask = pair.speech_mask
-    assert mask is not None  # SpeechTextPair fills masks in
-    return torch.where(mask.unsqueeze(-1), pair.speech, 0.0), mask

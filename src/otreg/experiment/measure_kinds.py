@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from otreg.experiment.view_measures import Measured, divergences_of, layers_of, topic_share
+from otreg.experiment.extra_measures import Measured, divergences_of, layers_of, topic_share
 from otreg.names import find_named
 
 __all__ = ["MEASURES", "MeasureKind", "Measured", "find_measure"]
