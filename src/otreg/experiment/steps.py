@@ -24,9 +24,9 @@ logger = logging.getLogger(__name__)
 
 STATE_PARTS = ("train", "validation", "test")
 _STEPS = ("experiment/steps.py", "experiment/corpora.py", "experiment/programs.py")
-_SPEECH = ("data", "model", "prepare", "synthetic", *_STEPS)
+_SPEECH = ("transport", "data", "model", "prepare", "synthetic", *_STEPS)
 _MEASURES = ("evaluation", "experiment/measure_kinds.py", "experiment/extra_measures.py")
-_TRAINED = ("transport", "objectives", "forwards", "training", *_SPEECH)
+_TRAINED = ("objectives", "forwards", "training", *_SPEECH)
 
 
 def make_corpora(call: Call) -> Mapping[str, Path]:
