@@ -11,7 +11,7 @@ import otreg
 
 SOURCE = Path(otreg.__file__).parent
 
-# Leaves that every room may import: annotations of shapes, finding by name, versions.
+# Leaves that every room may import: annotations of shapes, "did you mean", versions.
 LEAVES = {"shapes", "names", "versions"}
 
 # Each room may import the rooms named here, itself and the leaves.

@@ -11,7 +11,9 @@ from otreg.synthetic import corpora as synthetic
 from otreg.synthetic.corpus import IN_DOMAIN
 from otreg.synthetic.topics import TOPICS
 
-__all__ = ["CORPORA", "CorporaKind", "build"]
+__all__ = ["CORPORA", "SENTENCES", "TOWER_SPEECH", "CorporaKind", "build"]
+
+TOWER_SPEECH, SENTENCES = "towers", "sentences"  # what the towers are trained on
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,17 @@ def build(kind: str, folder: Path, sizes: Mapping[str, Any], split: str) -> dict
         split: "test" or "development".
 
     Returns:
-        Paths by name: each of the kind's `training`, `evaluation` and `exchanges`, "towers" (a
-        manifest) and "text" (sentences, one a line).
+        Paths by name: each of the kind's `training`, `evaluation` and `exchanges`, `TOWER_SPEECH` (a
+        manifest) and `SENTENCES` (the language model's text, one a line).
 
     Raises:
         ImportError: when the extra `demo` is not installed.
     """
     made = synthetic.build_corpora(kind, folder, sizes, split=split)
-    paths = {"towers": made.towers, "text": made.text} | made.train | made.evaluation
-    return paths | {f"exchanges-{number}": path for number, path in enumerate(made.exchanges)}
+    paths = {TOWER_SPEECH: made.towers, SENTENCES: made.text}
+    exchanges = {f"exchanges-{number}": path for number, path in enumerate(made.exchanges)}
+    for named in (made.train, made.evaluation, exchanges):
+        if twice := paths.keys() & named.keys():
+            raise RuntimeError(f"corpora {kind!r}: two parts are named {sorted(twice)}")
+        paths |= named
+    return paths

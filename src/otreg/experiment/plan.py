@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from otreg.evaluation.gate_specs import gate_measures
+from otreg.experiment.corpora import SENTENCES, TOWER_SPEECH
 from otreg.experiment.definition import Experiment, Preparation
 from otreg.experiment.graph import Graph, Ref
 from otreg.experiment.steps import (
@@ -180,7 +181,7 @@ class Plan:
 
     def _towers(self) -> str:
         corpora = self._corpora()
-        inputs = {name: Ref(corpora, name) for name in ("towers", "text")}
+        inputs = {name: Ref(corpora, name) for name in (TOWER_SPEECH, SENTENCES)}
         for number, name in enumerate(self.experiment.kind.exchanges):
             inputs[f"exchanges {number}"] = Ref(corpora, name)
         title = "encoder and language model trained"

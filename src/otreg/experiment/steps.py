@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from otreg.experiment.corpora import build
+from otreg.experiment.corpora import SENTENCES, TOWER_SPEECH, build
 from otreg.experiment.graph import Call, Kind
 from otreg.experiment.measure_kinds import Measured, find_measure
 from otreg.experiment.programs import find_program
@@ -44,9 +44,9 @@ def make_towers(call: Call) -> Mapping[str, Path]:
     exchanges = _numbered(call, "exchanges")
     further: dict[str, Any] = {"exchanges": exchanges} if exchanges else {}
     build_miniature(
-        [call.inputs["towers"]],
+        [call.inputs[TOWER_SPEECH]],
         call.folder,
-        texts=[call.inputs["text"]],
+        texts=[call.inputs[SENTENCES]],
         **further,
         settings=MiniatureSettings(**call.settings),
     )
