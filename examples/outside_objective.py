@@ -8,7 +8,7 @@ language model, to that of the transcript.
 
 import torch
 
-from otreg.objectives import Term
+from otreg.objectives import Term, transcribed_clips
 
 
 class Pooled:
@@ -21,14 +21,15 @@ class Pooled:
 
     def count(self, batch):
         """What the step's sum is divided by: known before the forward pass."""
-        return batch["text_mask"].any(1).sum()
+        return transcribed_clips(batch).sum()
 
     def __call__(self, view):
         """The sum over this micro-batch, and what to log."""
+        if not view.transcribed().any():  # rows without speech
+            return Term(view.speech.logits.new_zeros(()))
         pair = view.pair(self.layer)
-        speech = (pair.speech * pair.speech_mask[..., None]).sum(
-            1
-        )  # (clips, dim); cos needs no mean
+        # (clips, dim) sums over the frames; the cosine needs no mean
+        speech = (pair.speech * pair.speech_mask[..., None]).sum(1)
         text = (pair.text * pair.text_mask[..., None]).sum(1)
         cosine = torch.cosine_similarity(speech, text)
         return Term((1 - cosine).sum(), {"cosine": cosine.detach()})

@@ -173,6 +173,17 @@ def test_evaluate_takes_a_model_folder_and_unnamed_corpora(
     }
 
 
+def test_a_seed_that_is_given_takes_the_place_of_the_runs_own(
+    place: Path, evaluated: Path, tmp_path: Path
+) -> None:
+    data = ["--data", str(place / "test/manifest.jsonl"), "--max-new-tokens", "3"]
+    out = tmp_path / "results.json"
+    assert main(["evaluate", str(evaluated), *data, "--seed", "4", "--out", str(out)]) == 0
+    results = json.loads(out.read_text())
+    assert {row["seed"] for row in results["rows"] + results["curves"]} == {4}
+    assert "seed" not in results
+
+
 def test_transcribe_writes_one_line_for_each_file(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

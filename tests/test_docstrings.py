@@ -9,6 +9,7 @@ import pytest
     [
         "pair",
         "transport.sinkhorn",
+        "names",
         "objectives.otreg",
         "objectives.ctc",
         "objectives.base",

@@ -1,7 +1,9 @@
-"""Offering the nearest known name in an error."""
+"""Finding things by name, and offering the nearest known name in an error."""
 
 import difflib
-from collections.abc import Iterable
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -11,3 +13,35 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if matches:
         return f"did you mean {matches[0]!r}?"
     return "known: " + ", ".join(names)
+
+
+def find_named(what: str, name: str, known: Mapping[str, Any]) -> Any:
+    """What a table holds under a name, or what `package.module:callable` names.
+
+    Args:
+        what: what is looked for, such as "objective", for errors.
+        name: a key of the table, or `package.module:callable`.
+        known: the table.
+
+    Raises:
+        ValueError: there is none, with the nearest known name, or it cannot be imported.
+
+    Example:
+        >>> find_named("objective", "math:floor", {})(2.5)
+        2
+    """
+    if name in known:
+        return known[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise ValueError(
+            f"unknown {what} {name!r}; {nearest(name, known)} "
+            "(package.module:callable names one of your own)"
+        )
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{what} {name!r} cannot be imported ({error}); expected package.module:callable with "
+            "the package installed"
+        ) from error

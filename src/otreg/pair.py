@@ -31,7 +31,8 @@ class SpeechTextPair:
         step_ids: (k,) the distinct token ids of all transcripts of the optimiser step, over its
             micro-batches and ranks; None = the pair's own. For objectives with vocabulary="step" or
             a number.
-        draw_seed: seeds what such objectives draw; the same seed draws the same rows. None = 0.
+        draw_seed: seeds what such objectives draw; the same seed draws the same rows. None =
+            torch's global generator decides, anew at every call.
 
     Raises:
         ValueError: on shapes, dtypes or devices that do not fit, or an utterance without one real

@@ -102,11 +102,38 @@ def test_a_circle_of_arms_is_refused(tmp_path: Path) -> None:
         planned(tmp_path, text, arms="a")
 
 
+CIRCLES = {
+    "itself": (
+        "{a: {program: subset, from: [a], options: {count: 1}}}",
+        "prepare.a needs prepare.a",
+    ),
+    "others": (
+        "{a: {program: subset, from: [train, b], options: {count: 1}}, "
+        "b: {program: subset, from: [a], options: {count: 1}}}",
+        "prepare.a needs prepare.b needs prepare.a",
+    ),
+    "an arm": (
+        "{a: {program: 'otreg.experiment.salad:score_misalignment', from: [train], model: base, "
+        "options: {text_words: [1, 2], speech_words: [1, 2]}}}",
+        "base needs prepare.a needs base",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CIRCLES)
+def test_a_circle_of_manifests_is_refused(tmp_path: Path, name: str) -> None:
+    prepare, circle = CIRCLES[name]
+    text = f"{THREE_STAGES}prepare: {prepare}\narms: {{base: ['data.train=[a]']}}\n"
+    with pytest.raises(ConfigError, match=f"^{circle}: a circle"):
+        planned(tmp_path, text, arms="base")
+
+
 def test_a_manifest_of_a_model_is_prepared_for_every_seed_others_once(tmp_path: Path) -> None:
     text = THREE_STAGES + (
         "prepare:\n"
         "  half: {program: subset, from: train, options: {share: 0.5}}\n"
-        "  chosen: {program: subset, from: half, model: base, options: {count: 2}}\n"
+        "  chosen: {program: 'otreg.experiment.salad:score_misalignment', from: half, model: base,\n"
+        "           options: {text_words: [1, 2], speech_words: [1, 2]}}\n"
         "arms: {base: [], active: ['data.train=[half, chosen]']}\n"
     )
     plan, steps = planned(tmp_path, text, seeds=2, arms="active")

@@ -8,7 +8,6 @@ import pytest
 
 from otreg.data.manifest import Utterance, Word, read_manifest, write_manifest
 from otreg.experiment.programs import find_program
-from otreg.training.yaml_config import ConfigError
 
 ANSWER = ({"role": "assistant", "content": ({"type": "text", "text": "yes"},)},)
 
@@ -89,5 +88,5 @@ def test_one_spoken_row_of_a_language_cannot_be_shuffled(tmp_path: Path) -> None
 
 def test_a_program_of_ones_own_is_found_by_module_and_name() -> None:
     assert find_program("otreg.experiment.programs:subset") is find_program("subset")
-    with pytest.raises(ConfigError, match="cannot import"):
+    with pytest.raises(ValueError, match="cannot be imported"):
         find_program("otreg.experiment.programs:none")

@@ -108,7 +108,10 @@ MISTAKES = {
         "prepare: {x: {program: subst, from: train}}",
         r"unknown program 'subst'.*'subset'",
     ),
-    "own program": ("prepare: {x: {program: 'no:no', from: train}}", r"cannot import the program"),
+    "own program": (
+        "prepare: {x: {program: 'no:no', from: train}}",
+        r"program 'no:no' cannot be imported",
+    ),
     "source": (
         "prepare: {x: {program: subset, from: trains}}",
         r"x\.from: unknown manifest 'trains'.*'train'",
@@ -118,6 +121,49 @@ MISTAKES = {
     "model": (
         "prepare: {x: {program: subset, from: train, model: bse}}",
         r"x\.model: unknown arm 'bse'.*'base'",
+    ),
+    "evaluation": (
+        "evaluation: {max_new_token: 5}",
+        r"'evaluation\.max_new_token': did you mean 'max_new_tokens'",
+    ),
+    "evaluation's own": ("evaluation: {arm: x}", r"unknown key 'evaluation\.arm'"),
+    "program's option": (
+        "prepare: {x: {program: subset, from: train, options: {shar: .5}}}",
+        r"'prepare\.x\.options\.shar': did you mean 'share'",
+    ),
+    "program's need": (
+        "prepare: {x: {program: 'otreg.experiment.salad:choose', from: train}}",
+        r"missing key 'prepare\.x\.options\.count'",
+    ),
+    "program's model": (
+        "prepare: {x: {program: 'otreg.experiment.salad:score_misalignment', from: train, "
+        "options: {text_words: [1, 2], speech_words: [1, 2]}}}",
+        r"missing key 'prepare\.x\.model'",
+    ),
+    "model that nobody takes": (
+        "prepare: {x: {program: subset, from: train, model: base}}",
+        r"prepare\.x\.model: what is called takes no 'model'",
+    ),
+    "model twice": (
+        "prepare: {x: {program: 'otreg.experiment.salad:score_misalignment', from: train, "
+        "model: base, options: {text_words: [1, 2], speech_words: [1, 2], model: folder}}}",
+        r"unknown key 'prepare\.x\.options\.model'",
+    ),
+    "whether towers": (
+        "prepare: {x: {program: subset, from: train, towers: 'yes'}}",
+        r"prepare\.x\.towers: expected true or false, received 'yes'",
+    ),
+    "measure's option": (
+        "measures: {layers: {options: {layer: [0]}}}",
+        r"'measures\.layers\.options\.layer': did you mean 'layers'",
+    ),
+    "measure's need": (
+        "measures: {layers: {}}",
+        r"missing key 'measures\.layers\.options\.layers'",
+    ),
+    "measure of one corpus": (
+        "measures: {share: {type: topic-share, options: {topic: x}, corpora: [noise, rate]}}",
+        r"measures\.share\.corpora: expected one.*received noise, rate",
     ),
     "measure": ("measures: {retreival: {}}", r"unknown measure 'retreival'"),
     "gate's arm": (

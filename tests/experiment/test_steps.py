@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
 from tiny_run import run_config, save_corpus, save_towers, stage
 
+from otreg.evaluation.results import read_results
 from otreg.experiment.graph import Call
 from otreg.experiment.plan import unit_config, units
-from otreg.experiment.steps import make_stages
+from otreg.experiment.steps import evaluate, make_stages
 from otreg.training import trainer as trainer_module
 from otreg.training.config import config_from_dict, config_to_dict
 from otreg.training.stages import train
@@ -58,6 +61,21 @@ def whole(places: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
+def evaluated(places: dict[str, Path], run: Path, out: Path) -> Path:
+    settings = {
+        "arm": "a",
+        "seed": 0,
+        "corpora": ["tones"],
+        "in_domain": [],
+        "measures": {},
+        "sample_measures": ["wer"],
+        "options": {"batch_size": 8, "max_new_tokens": 2},
+    }
+    inputs = {"model": run / "model", "language_model": places["language_model"]}
+    inputs |= {"log 0": run / "log.jsonl", "corpus tones": places["train 0"]}
+    return evaluate(Call(settings, inputs, out, out.parent))["results"]
+
+
 class Killed(BaseException):
     """Not an Exception: nothing of ours may catch it."""
 
@@ -89,6 +107,23 @@ def test_a_killed_training_is_gone_on_from_or_started_again(
     steps_after = count - 4
     assert steps_after == (2 if save_steps == 2 else 4)
     assert same(tmp_path / "run", whole)
+    log = tmp_path / "run" / "log.jsonl"
+    entries = map(json.loads, log.read_text().splitlines())
+    logged = [entry["step"] for entry in entries if "loss" in entry]
+    assert logged == ([1, 2, 3, 3, 4] if save_steps == 2 else [1, 2, 3, 1, 2, 3, 4])
+    curves = read_results(evaluated(places, tmp_path / "run", tmp_path / "out"))["curves"]
+    assert [record["step"] for record in curves] == [1, 2, 3, 4]
+
+
+def test_an_unfinished_line_of_the_log_and_numbers_that_are_none_are_left_out(
+    places: dict[str, Path], whole: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    with (run / "log.jsonl").open("a") as log:
+        log.write('{"stage": "x", "step": 1, "loss": 2.0, "grad_norm": NaN}\n{"stage": "x", "st')
+    curves = read_results(evaluated(places, run, tmp_path / "out"))["curves"]
+    assert curves[-1] == {"arm": "a", "seed": 0, "stage": "x", "step": 1, "loss": 2.0}
 
 
 def test_a_torn_checkpoint_starts_the_training_again(

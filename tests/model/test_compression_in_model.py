@@ -1,5 +1,7 @@
 """Compression and snap inside the model: training is soft, inference is real, both agree."""
 
+import math
+
 import pytest
 import torch
 from tiny_towers import LANGUAGE_MODELS, TEXTS, make_audio
@@ -192,6 +194,9 @@ def test_snap_enters_the_language_model_but_not_the_objectives(build):
         ("snap", 1.2, r"snap must be in \[0, 1\]; got 1.2"),
         ("merge_threshold", 2.0, r"merge_threshold must be None or in \[-1, 1\]"),
         ("drop_temperature", 0.0, "drop_temperature must be > 0"),
+        ("drop_temperature", math.inf, "drop_temperature must be > 0 and finite; got inf"),
+        ("snap_temperature", math.inf, "snap_temperature must be > 0 and finite; got inf"),
+        ("adapter_output_norm", math.inf, "adapter_output_norm must be > 0 and finite; got inf"),
     ],
 )
 def test_an_option_out_of_range_is_refused(towers, option, value, message):

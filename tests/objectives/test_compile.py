@@ -34,6 +34,7 @@ def pair_of(speech: Tensor, ids: Tensor, table: Tensor) -> SpeechTextPair:
         pad_embedding=table[0],
         embedding_table=table,
         pad_token_id=0,
+        draw_seed=0,
     )
 
 

@@ -6,6 +6,14 @@ import torch
 from otreg_loop import DIM, make_pair
 
 from otreg import OTReg, SpeechTextPair
+from otreg.objectives.plan import TransportPlan
+
+
+def test_the_options_of_the_plan_are_those_of_transportplan() -> None:
+    ours = {field.name: field.default for field in dataclasses.fields(OTReg)}
+    plan = {field.name: field.default for field in dataclasses.fields(TransportPlan)}
+    assert {name: ours.get(name) for name in plan} == plan
+    assert OTReg().transport == TransportPlan()
 
 
 def test_transcripts_with_more_tokens_than_frames_are_counted() -> None:

@@ -97,6 +97,8 @@ def test_an_outsiders_objective_needs_no_registration() -> None:
         ("otreg_paper", {"epsilom": 1.0}, "no option 'epsilom'; did you mean 'epsilon'"),
         ("ctc", {"temprature": 1.0}, "no option 'temprature'; did you mean 'temperature'"),
         ("nowhere:thing", {}, "'nowhere:thing' cannot be imported .*nowhere"),
+        (":thing", {}, "':thing' cannot be imported"),
+        (".x:thing", {}, "cannot be imported"),
         ("otreg.pair:Nothing", {}, "cannot be imported .*Nothing"),
         ("otreg", {"epsilon": -1.0}, "epsilon must be a finite number > 0"),
     ],

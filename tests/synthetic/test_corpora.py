@@ -90,11 +90,12 @@ def test_every_row_of_speech_says_when_its_words_are_said(name, silent, tmp_path
 @pytest.mark.parametrize("name", CORPORA)
 def test_what_stands_is_kept_and_what_changed_is_made_again(name, silent, tmp_path):
     first = build_corpora(name, tmp_path, SMALL[name])
-    content = [path.read_bytes() for path in (*first.tower_files, *first.train.values())]
+    files = (first.towers, first.text, *first.exchanges, *first.train.values())
+    content = [path.read_bytes() for path in files]
     silent.clear()
     assert build_corpora(name, tmp_path, SMALL[name]) == first
     assert silent == []
-    assert content == [path.read_bytes() for path in (*first.tower_files, *first.train.values())]
+    assert content == [path.read_bytes() for path in files]
     changed = {key: value + 4 for key, value in SMALL[name].items() if key[0] == "t"}
     build_corpora(name, tmp_path, SMALL[name] | changed)
     folders = {request.path.parent.parent.name for request in silent}

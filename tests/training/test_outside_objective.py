@@ -42,6 +42,28 @@ def test_an_outsiders_objective_trains_from_a_configuration(manifest, tmp_path, 
     assert not torch.equal(*adapters)
 
 
+def test_rows_without_speech_train_beside_others(manifest, tmp_path, on_path):
+    """Micro-batches of one row each, half of them text alone, make the step of one batch."""
+    turns = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]
+    rows = [
+        *manifest.read_text().splitlines()[:1],
+        json.dumps({"id": "t", "language": "en", "messages": turns}),
+    ]
+    mixed = manifest.with_name("with-text.jsonl")
+    mixed.write_text("".join(row + "\n" for row in rows))
+    towers = save_towers(tmp_path / "towers", num_layers=2)
+    mine = {"pooled": {"weight": 0.5, "type": "outside_objective:Pooled"}}
+    losses = []
+    for size in (2, 1):
+        one = stage(objectives=mine, batch_size=size, gradient_accumulation_steps=2 // size)
+        out = tmp_path / str(size)
+        train(config_from_dict(run_config(towers, mixed, [one])), out, quiet=True)
+        entries = map(json.loads, (out / "log.jsonl").read_text().splitlines())
+        losses.append([e[name] for e in entries if "loss" in e for name in ("pooled", "ce")])
+    assert len(losses[0]) == 4
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
 def test_the_example_is_short():
     lines = (EXAMPLES / "outside_objective.py").read_text().splitlines()
     start = lines.index("class Pooled:")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,14 @@ def test_a_weight_warms_up_linearly_over_its_share_of_the_steps() -> None:
     assert WeightedObjective(OnPair(OTReg()), 0.5).weight_at(0, 20) == 0.5
 
 
+@pytest.mark.parametrize("weight", [-1.0, math.inf, math.nan])
+def test_a_weight_must_be_finite_and_not_negative(weight: float) -> None:
+    with pytest.raises(ValueError, match="weight must be >= 0 and finite, got"):
+        WeightedObjective(OnPair(OTReg()), weight)
+    with pytest.raises(ValueError, match=r"warmup_fraction must be a share .*\[0, 1\], got 2"):
+        WeightedObjective(OnPair(OTReg()), 0.5, warmup_fraction=2)
+
+
 def test_warm_up_changes_what_trains_not_what_is_logged(setup: Any, tmp_path: Path) -> None:
     plain, plain_log = step_taken(setup, tmp_path / "a")
     objectives = {"otreg": WeightedObjective(OnPair(OTReg()), 0.5, warmup_fraction=1.0)}
@@ -261,6 +270,23 @@ def test_evaluation_does_not_depend_on_the_size_of_its_batches(setup: Any, tmp_p
         assert one["eval_ce"] == pytest.approx(model.eval()(**batch).loss.item(), rel=1e-4)
     expected = one["eval_ce"] + 0.3 * one["eval_otreg"] + 0.1 * one["eval_ctc"]
     assert one["eval_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("setting", ["step", 20])
+def test_evaluation_scores_the_whole_vocabulary(setup: Any, tmp_path: Path, setting: Any) -> None:
+    def evaluated(vocabulary: Any, size: int) -> dict[str, float]:
+        objectives = {
+            "otreg": WeightedObjective(OnPair(OTReg(vocabulary=vocabulary)), 0.3),
+            "ctc": WeightedObjective(OnPair(CTC(vocabulary=vocabulary)), 0.1),
+        }
+        options = {"objectives": objectives, "per_device_eval_batch_size": size}
+        return make_trainer(setup, tmp_path, **options).evaluate()
+
+    expected = evaluated("all", 8)
+    for size in (8, 3):
+        found = evaluated(setting, size)
+        for key in ("eval_loss", "eval_otreg", "eval_ctc"):
+            assert found[key] == pytest.approx(expected[key], rel=1e-5)
 
 
 class BadSecondRow(nn.Module):

@@ -8,8 +8,8 @@ from otreg.cli import (  # the commands register themselves
     miniature,
     prepare,
     train,
-    trained,
+    trained_model,
 )
 from otreg.cli.application import main
 
-__all__ = ["demo", "main", "miniature", "prepare", "train", "trained"]
+__all__ = ["demo", "main", "miniature", "prepare", "train", "trained_model"]

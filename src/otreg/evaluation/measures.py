@@ -142,13 +142,6 @@ GAP_MEASURES: dict[str, Measure] = {
 """Every value that `ModalityGap.compute` can return, apart from the counts, by name."""
 
 DIVERGENCE_MEASURES: dict[str, Measure] = {
-    "topic_share": Measure(
-        "Share of a topic among the chosen rows",
-        "mean over the rows that were chosen for training of [the row's topic is the withheld one]",
-        "active selection of SALAD, arXiv 2510.13632, in miniature; this project",
-        "none",
-        "A quarter, where the choice does not look at misalignment.",
-    ),
     "misalignment": Measure(
         "Misalignment M",
         "(1/T) Σ over text positions t of KL(P(·| text before t) ‖ P(·| mixed before t))",
@@ -165,6 +158,17 @@ DIVERGENCE_MEASURES: dict[str, Measure] = {
     ),
 }
 """What `otreg.evaluation.divergences` measures."""
+
+SELECTION_MEASURES: dict[str, Measure] = {
+    "topic_share": Measure(
+        "Share of a topic among the chosen rows",
+        "mean over the rows that were chosen for training of [the row's topic is the withheld one]",
+        "active selection of SALAD, arXiv 2510.13632, in miniature; this project",
+        "none",
+        "A quarter, where the choice does not look at misalignment.",
+    ),
+}
+"""What tells how the rows to train on were chosen: the measure `topic-share` of experiments."""
 
 WORD_TIME_MEASURES: dict[str, Measure] = {
     "start_error_mean_s": Measure(
@@ -211,7 +215,9 @@ WORD_TIME_MEASURES: dict[str, Measure] = {
 }
 """What `otreg.evaluation.word_times` measures."""
 
-MEASURES: dict[str, Measure] = GAP_MEASURES | DIVERGENCE_MEASURES | WORD_TIME_MEASURES
+MEASURES: dict[str, Measure] = (
+    GAP_MEASURES | DIVERGENCE_MEASURES | SELECTION_MEASURES | WORD_TIME_MEASURES
+)
 """All of them, by name."""
 
 

@@ -39,7 +39,7 @@ class MeasureSpec:
     """A measure beyond error rates and gap.
 
     Attributes:
-        type: of `otreg.experiment.measures.MEASURES`, or `package.module:callable`.
+        type: of `otreg.experiment.measure_kinds.MEASURES`, or `package.module:callable`.
         corpora: names of manifests, of those evaluated on.
         options: keyword arguments of the measure.
     """

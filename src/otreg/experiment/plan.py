@@ -9,13 +9,14 @@ gives.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from otreg.evaluation.gate_specs import gate_measures
 from otreg.experiment.corpora import SENTENCES, TOWER_SPEECH
-from otreg.experiment.definition import Experiment
+from otreg.experiment.definition import Experiment, Preparation
 from otreg.experiment.graph import Graph, Ref
 from otreg.experiment.steps import (
     CORPORA_STEP,
@@ -80,7 +81,7 @@ class Plan:
         self.experiment = experiment
         self.split = split
         self.graph = Graph()
-        self._open: list[tuple[str, int]] = []  # arms that are being planned, to find circles
+        self._open: list[tuple[str, int]] = []  # what is being planned, to find circles
 
     def evaluated(self, arm: str, seed: int) -> tuple[str, Trained]:
         """Add all that an arm at a seed needs, up to its evaluation.
@@ -120,12 +121,19 @@ class Plan:
         Raises:
             ConfigError: the arm goes on from itself, through others.
         """
-        if (arm, seed) in self._open:
-            names = " needs ".join(name for name, _ in [*self._open, (arm, seed)])
-            raise ConfigError(f"{names}: a circle; let one of them start from the towers")
-        self._open.append((arm, seed))
-        try:
+        with self._opened(arm, seed, "let one of them start from the towers"):
             return self._train(arm, seed)
+
+    @contextmanager
+    def _opened(self, name: str, seed: int, remedy: str) -> Iterator[None]:
+        """Refuse to plan what is needed for itself."""
+        if (name, seed) in self._open:
+            circle = self._open[self._open.index((name, seed)) :]
+            names = " needs ".join(other for other, _ in [*circle, (name, seed)])
+            raise ConfigError(f"{names}: a circle; {remedy}")
+        self._open.append((name, seed))
+        try:
+            yield
         finally:
             self._open.pop()
 
@@ -184,6 +192,11 @@ class Plan:
         preparation = self.experiment.prepare.get(name)
         if preparation is None:
             return Ref(self._corpora(), name)
+        remedy = "let one of them be made from manifests of the corpora alone"
+        with self._opened(f"prepare.{name}", seed, remedy):
+            return self._prepared(name, preparation, seed)
+
+    def _prepared(self, name: str, preparation: Preparation, seed: int) -> Ref:
         inputs = {
             f"manifest {number}": self._manifest(source, seed)
             for number, source in enumerate(preparation.inputs)

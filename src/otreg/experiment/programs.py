@@ -13,15 +13,13 @@ An experiment names a program of this table, or `package.module:callable`.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from otreg.data.manifest import Utterance, read_manifest, write_manifest
-from otreg.names import nearest
-from otreg.training.yaml_config import ConfigError
+from otreg.names import find_named
 
 __all__ = ["PROGRAMS", "Program", "find_program"]
 
@@ -101,20 +99,9 @@ def find_program(name: str) -> Program:
     """The program of a name, or of `package.module:callable`.
 
     Raises:
-        ConfigError: there is none; the nearest name is offered.
+        ValueError: there is none; the nearest name is offered.
     """
-    if name in PROGRAMS:
-        return PROGRAMS[name]
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        raise ConfigError(
-            f"unknown program {name!r}; {nearest(name, PROGRAMS)} "
-            "(one of your own: package.module:callable)"
-        )
-    try:
-        program: Program = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"cannot import the program {name!r}: {error}") from error
+    program: Program = find_named("program", name, PROGRAMS)
     return program
 
 

@@ -13,11 +13,13 @@ from typing import Any
 
 import pydantic
 
+from otreg.evaluation.evaluate import evaluate_model
 from otreg.evaluation.gate_specs import GateSpec, parse_specs
 from otreg.evaluation.measures import GAP_MEASURES
 from otreg.experiment.corpora import CORPORA, CorporaKind
 from otreg.experiment.definition import Experiment, MeasureSpec, Preparation
-from otreg.experiment.measures import find_measure
+from otreg.experiment.measure_kinds import find_measure
+from otreg.experiment.options import check_options
 from otreg.experiment.programs import find_program
 from otreg.names import nearest
 from otreg.synthetic.towers import MiniatureSettings
@@ -48,6 +50,10 @@ KEYS = (
 GATE_MEASURES = ("wer", "cer", *GAP_MEASURES)
 """What every evaluation measures."""
 _EVALUATION = {"batch_size": 64, "max_new_tokens": 80}
+_NO_OPTIONS = (  # of evaluate_model: the runner gives them, or YAML cannot hold them
+    *("arm", "seed", "in_domain", "encoder_cache", "sample_measures"),
+    *("normalizer", "objective"),
+)
 
 
 def load_experiment(name: str | Path = "otreg") -> Experiment:
@@ -58,7 +64,8 @@ def load_experiment(name: str | Path = "otreg") -> Experiment:
 
     Raises:
         ConfigError: no such file; an unknown key, with the nearest; an arm whose overrides do not
-            fit; a gate, a preparation or an arm that names what the experiment does not have.
+            fit; a gate, a preparation or an arm that names what the experiment does not have;
+            options that what they are for does not take.
     """
     path = find_configuration(name, SYSTEMS)
     data = read_configuration(path, SYSTEMS, sections={"run": RECIPES})
@@ -148,12 +155,22 @@ def _check(experiment: Experiment) -> None:
             _check_name("manifest", str(path), manifests, f"arm {arm}: data")
         if config.model.init is not None:
             _check_name("arm", config.model.init, experiment.arms, f"arm {arm}: model.init")
+    check_options(
+        evaluate_model, experiment.evaluation, "evaluation", num_positional=3, given=_NO_OPTIONS
+    )
     known: list[str] | None = list(GATE_MEASURES)
     for name, measure in experiment.measures.items():
         for corpus in measure.corpora:
             _check_name("corpus", corpus, experiment.evaluate, f"measures.{name}.corpora")
-        names = find_measure(measure.type).names
-        known = None if known is None or names is None else [*known, *names]
+        kind = find_measure(measure.type)
+        where = f"measures.{name}.options"
+        check_options(kind.function, measure.options, where, num_positional=1)
+        if kind.is_of_one_corpus and len(measure.corpora) != 1:
+            raise ConfigError(
+                f"measures.{name}.corpora: expected one, which names the records of "
+                f"{measure.type!r}; received {', '.join(measure.corpora)}"
+            )
+        known = None if known is None or kind.names is None else [*known, *kind.names]
     for spec in parse_specs(experiment.gates):
         _check_gate(experiment, spec, known)
 
@@ -164,11 +181,22 @@ def _check_preparation(
     where = f"prepare.{name}"
     if name in (*experiment.kind.training, *experiment.kind.evaluation):
         raise ConfigError(f"{where}: the corpora have a manifest of this name; give it another")
-    find_program(preparation.program)
+    program = find_program(preparation.program)
     for manifest in preparation.inputs:
         _check_name("manifest", manifest, manifests, f"{where}.from")
     if preparation.model is not None:
         _check_name("arm", preparation.model, experiment.arms, f"{where}.model")
+    towers = dict.fromkeys(("audio_tower", "language_model"), f"{where}.towers")
+    given = ["model"] if preparation.model is not None else []
+    given += towers if preparation.towers else []
+    check_options(
+        program,
+        preparation.options,
+        f"{where}.options",
+        num_positional=2,
+        given=given,
+        places={"model": f"{where}.model", **towers},
+    )
 
 
 def _check_gate(experiment: Experiment, spec: GateSpec, measures: list[str] | None) -> None:
@@ -197,12 +225,14 @@ def _preparation(value: Any, where: str) -> Preparation:
     for key in ("program", "from"):
         if key not in data:
             raise ConfigError(f"missing key '{where}.{key}': give it a value")
-    model = data.get("model")
+    model, towers = data.get("model"), data.get("towers") or False
+    if not isinstance(towers, bool):
+        raise ConfigError(f"{where}.towers: expected true or false, received {towers!r}")
     return Preparation(
         str(data["program"]),
         _names(data["from"], f"{where}.from"),
         None if model is None else str(model),
-        data.get("towers", False) is True,
+        towers,
         _mapping(data.get("options") or {}, f"{where}.options"),
     )
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from otreg.experiment.corpora import SENTENCES, TOWER_SPEECH, build
 from otreg.experiment.graph import Call, Kind
-from otreg.experiment.measures import Measured, find_measure
+from otreg.experiment.measure_kinds import Measured, find_measure
 from otreg.experiment.programs import find_program
 from otreg.training.config import RunConfig, config_from_dict
 
@@ -24,9 +24,9 @@ logger = logging.getLogger(__name__)
 
 STATE_PARTS = ("train", "validation", "test")
 _STEPS = ("experiment/steps.py", "experiment/corpora.py", "experiment/programs.py")
-_SPEECH = ("data", "model", "prepare", "synthetic", *_STEPS)
-_MEASURES = ("evaluation", "experiment/measures.py", "experiment/view_measures.py")
-_TRAINED = ("transport", "objectives", "forwards", "training", *_SPEECH)
+_SPEECH = ("transport", "data", "model", "prepare", "synthetic", *_STEPS)
+_MEASURES = ("evaluation", "experiment/measure_kinds.py", "experiment/extra_measures.py")
+_TRAINED = ("objectives", "forwards", "training", *_SPEECH)
 
 
 def make_corpora(call: Call) -> Mapping[str, Path]:
@@ -132,6 +132,7 @@ def _run_config(call: Call) -> RunConfig:
 def evaluate(call: Call) -> Mapping[str, Path]:
     """Evaluate a model on the experiment's corpora; writes its part of results.json."""
     from otreg.data.dataset import SpeechTextDataset
+    from otreg.evaluation.curves import read_curves
     from otreg.evaluation.evaluate import evaluate_model
     from otreg.evaluation.measures import GAP_MEASURES
     from otreg.evaluation.results import write_results
@@ -180,13 +181,9 @@ def evaluate(call: Call) -> Mapping[str, Path]:
         for sample in part["samples"]
         if sample["measure"] in settings["sample_measures"] or sample["measure"] not in GAP_MEASURES
     ]
-    part["curves"] = [of | record for log in _numbered(call, "log") for record in _losses(log)]
+    logs = _numbered(call, "log")
+    part["curves"] = [of | record for log in logs for record in read_curves(log)]
     return {"results": write_results(part, call.folder / "results.json")}
-
-
-def _losses(log: Path) -> list[dict[str, Any]]:
-    records = map(json.loads, log.read_text(encoding="utf-8").splitlines())
-    return [record for record in records if "loss" in record]
 
 
 def _numbered(call: Call, name: str) -> list[Path]:

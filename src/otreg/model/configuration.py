@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -123,17 +124,18 @@ class SpeechLMConfig(PreTrainedConfig):
         self._check()
 
     def _check(self) -> None:
+        finite = "> 0 and finite"
         checks = {
             "adapter_stack": (self.adapter_stack >= 1, ">= 1"),
             "adapter_layers": (self.adapter_layers >= 0, ">= 0"),
             "adapter_hidden_size": (self.adapter_hidden_size >= 1, ">= 1"),
             "adapter_kernel": (self.adapter_kernel % 2 == 1, "odd"),
-            "adapter_ffn_ratio": (self.adapter_ffn_ratio > 0, "> 0"),
+            "adapter_ffn_ratio": (0 < self.adapter_ffn_ratio < math.inf, finite),
             "adapter_dropout": (0 <= self.adapter_dropout < 1, "in [0, 1)"),
-            "adapter_output_norm": (self.adapter_output_norm > 0, "> 0"),
+            "adapter_output_norm": (0 < self.adapter_output_norm < math.inf, finite),
             "snap": (0 <= self.snap <= 1, "in [0, 1]"),
-            "snap_temperature": (self.snap_temperature > 0, "> 0"),
-            "drop_temperature": (self.drop_temperature > 0, "> 0"),
+            "snap_temperature": (0 < self.snap_temperature < math.inf, finite),
+            "drop_temperature": (0 < self.drop_temperature < math.inf, finite),
             "merge_threshold": (_is_cosine(self.merge_threshold), "None or in [-1, 1]"),
             "drop_threshold": (_is_cosine(self.drop_threshold), "None or in [-1, 1]"),
             "audio_token_id": (self.audio_token_id >= 0, ">= 0"),

@@ -1,6 +1,15 @@
 """Objectives: callables on a `View` of a step, or on a `SpeechTextPair`, lifted by `OnPair`."""
 
-from otreg.objectives.base import AlignmentOutput, Objective, OnPair, Term, View, Vocabulary, lifted
+from otreg.objectives.base import (
+    AlignmentOutput,
+    Objective,
+    OnPair,
+    Term,
+    View,
+    Vocabulary,
+    lifted,
+    transcribed_clips,
+)
 from otreg.objectives.cross_entropy import CrossEntropy
 from otreg.objectives.ctc import CTC
 from otreg.objectives.distillation import Distillation
@@ -23,5 +32,6 @@ __all__ = [
     "Vocabulary",
     "build_objective",
     "lifted",
+    "transcribed_clips",
     "unique_targets",
 ]

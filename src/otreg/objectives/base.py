@@ -93,7 +93,8 @@ class View:
             twin; -1 = none (speech and padding).
         twin_clips: (clips, 3) row, first position and length of each clip's transcript in the twin.
         vocabulary: the language model's token embeddings; None where they cannot be had.
-        step_ids: (k,) sorted distinct ids of the optimiser step's transcripts, where asked for.
+        step_ids: (k,) sorted distinct ids of the optimiser step's transcripts, where asked for; in
+            evaluation, where there is no step, of the whole vocabulary.
         draw_seed: seeds what an objective draws in this step.
     """
 
@@ -286,10 +287,3 @@ def lifted(objective: Any, layer: int | None = None) -> Objective:
             f"{type(objective).__name__} reads the view itself and takes no layer; leave it out"
         )
     return objective
-
-
-def real_speech(pair: SpeechTextPair) -> tuple[Tensor, Tensor]:
-    """The pair's speech (entries, frames, dim), zero at padding, with its mask (entries, frames)."""
-    mask = pair.speech_mask
-    assert mask is not None  # SpeechTextPair fills masks in
-    return torch.where(mask.unsqueeze(-1), pair.speech, 0.0), mask

@@ -1,11 +1,10 @@
 """Objectives by name, for configurations."""
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from otreg.names import nearest
+from otreg.names import find_named, nearest
 from otreg.objectives.base import Objective, lifted
 from otreg.objectives.cross_entropy import CrossEntropy
 from otreg.objectives.ctc import CTC
@@ -32,7 +31,7 @@ def build_objective(
     """Make an objective from its name and options, as a configuration gives them.
 
     Args:
-        name: a key of OBJECTIVES; or "package.module:factory", any importable callable that returns
+        name: a key of OBJECTIVES; or "package.module:callable", any importable callable that returns
             an objective, on views or on pairs.
         options: keyword arguments of the objective.
         layer: hidden states that an objective on pairs compares; None = the adapter's outputs.
@@ -49,7 +48,7 @@ def build_objective(
         0.02
     """
     options = dict(options or {})
-    factory = _factory(name)
+    factory = find_named("objective", name, OBJECTIVES)
     # OTReg.paper takes any option of OTReg.
     accepted = inspect.signature(OTReg if name == "otreg_paper" else factory).parameters
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
@@ -59,22 +58,3 @@ def build_objective(
     if factory is CTC and options.get("tied", True) is False:
         options = {"dim": dim, "vocab_size": vocab_size} | options
     return lifted(factory(**options), layer)
-
-
-def _factory(name: str) -> Callable[..., Any]:
-    if name in OBJECTIVES:
-        return OBJECTIVES[name]
-    if ":" in name:
-        module, _, attribute = name.partition(":")
-        try:
-            factory: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(
-                f"objective {name!r} cannot be imported ({error}); expected "
-                "package.module:factory with the package installed"
-            ) from error
-        return factory
-    raise ValueError(
-        f"unknown objective {name!r}; {nearest(name, OBJECTIVES)} "
-        "(package.module:factory names one of your own)"
-    )

@@ -106,8 +106,8 @@ def pair_classes(pair: SpeechTextPair, *, with_pad: bool, setting: str | int = "
             none, one more.
         setting: which rows of the table take part. "all"; "step": the tokens of pair.step_ids and
             of the pair itself; a number k: those and k others, drawn without replacement by
-            pair.draw_seed, each of which stands for (the others' number) / k rows, so that the sum
-            over classes is right on average.
+            pair.draw_seed (None: by torch's global generator), each of which stands for (the
+            others' number) / k rows, so that the sum over classes is right on average.
 
     Raises:
         ValueError: when token_ids are missing beside a table, pad_embedding is missing, a
@@ -163,7 +163,10 @@ def pair_classes(pair: SpeechTextPair, *, with_pad: bool, setting: str | int = "
     num_drawn = 0 if setting == "step" else min(int(setting), others)
     log_weight = 0.0
     if num_drawn > 0:
-        drawn = _draw(len(table), num_drawn, members, left_out, pair.draw_seed or 0)
+        seed = pair.draw_seed
+        if seed is None:
+            seed = int(torch.randint(_MAX_SEED - 1, ()))
+        drawn = _draw(len(table), num_drawn, members, left_out, seed)
         members = torch.cat([members, drawn])
         log_weight = math.log(others / num_drawn)
     return Classes(table, token_class, pad_class, pad_row, members, num_drawn, log_weight, left_out)

@@ -74,11 +74,6 @@ class Corpora:
     evaluation: dict[str, Path]
     exchanges: tuple[Path, ...] = ()
 
-    @property
-    def tower_files(self) -> tuple[Path, ...]:
-        """What the towers learn from: their content tells when they must be trained again."""
-        return (self.towers, self.text, *self.exchanges)
-
 
 @dataclass(frozen=True)
 class Line:

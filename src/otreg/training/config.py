@@ -24,6 +24,7 @@ from otreg.training.field_types import (
     Name,
     NonNegative,
     Number,
+    check_objective_name,
     check_tower,
     check_trainer_keys,
 )
@@ -155,6 +156,7 @@ class StageConfig:
         for name, objective in self.objectives.items():
             kind = objective.type or name
             where = f"stage {self.name!r}: objective {name!r}"
+            check_objective_name(name)
             if name == CROSS_ENTROPY and kind != CROSS_ENTROPY:
                 raise ValueError(f"{where} cannot be of type {kind!r}; use another name for it")
             if ":" not in kind and kind not in OBJECTIVES:

@@ -31,6 +31,8 @@ _OWN_TRAINER_KEYS = {
     "disable_tqdm": "give --quiet",
 }
 
+_LOG_FIELDS = ("stage", "step", "epoch", "loss", "ce", "grad_norm", "learning_rate")
+
 
 def _as_number(value: Any) -> Any:
     """Let a quoted "2e-6" be a number; refuse true / false, which pydantic would read as 1 / 0."""
@@ -71,6 +73,30 @@ def check_tower(name: str, value: str) -> None:
         raise ConfigError(
             f"model.{name}: no such folder: {value!r} (relative paths start at the current directory)"
         )
+
+
+def check_objective_name(name: str) -> None:
+    """Refuse the name of an objective that its log entries or its weights cannot have.
+
+    Raises:
+        ValueError: the log has a field of this name or takes it for another's, or torch cannot
+            have a module of this name.
+    """
+    from torch import nn
+
+    if name in _LOG_FIELDS:
+        reason = f"the log has {name!r} already"
+    elif name.startswith("eval_"):
+        reason = "in the log, 'eval_' says that a loss is the validation's"
+    elif "." in name or "/" in name:
+        reason = "'/' parts an objective from its terms in the log, '.' a module from its weights"
+    elif hasattr(nn.ModuleDict(), name):
+        reason = f"torch's modules have {name!r} already, so its weights could not be kept there"
+    else:
+        return
+    raise ValueError(
+        f"an objective cannot have the name {name!r}: {reason}; use another, with type"
+    )
 
 
 def check_trainer_keys(keys: Iterable[str]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from otreg.objectives import Objective, build_objective
+from otreg.objectives.options import check_at_least_zero
 from otreg.training.config import ObjectiveConfig
 from otreg.training.yaml_config import ConfigError
 
@@ -23,11 +24,21 @@ class WeightedObjective:
         objective: see `otreg.objectives.base.Objective`.
         weight: its coefficient after the warm-up.
         warmup_fraction: share of the optimiser steps over which the weight rises linearly from 0.
+
+    Raises:
+        ValueError: a weight that is not a finite number >= 0, a share outside of [0, 1].
     """
 
     objective: Objective
     weight: float
     warmup_fraction: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_at_least_zero("weight", self.weight)
+        if not 0 <= self.warmup_fraction <= 1:
+            raise ValueError(
+                f"warmup_fraction must be a share of the steps in [0, 1], got {self.warmup_fraction}"
+            )
 
     def weight_at(self, step: int, num_steps: int) -> float:
         """The coefficient at an optimiser step, w * min(1, step / (warmup_fraction * num_steps)).

@@ -139,14 +139,18 @@ class SpeechLMTrainer(Trainer):
         """
         batch = dict(inputs)
         ids = batch.pop("utterance_ids", None)
+        own = self.accelerator.unwrap_model(model)
+        step_ids = self._step_ids
+        if not model.training:  # a loss that does not depend on how its batches are cut
+            step_ids = self._all_ids(own) if "step_ids" in self.needs else None
         view = run_forwards(
-            self.accelerator.unwrap_model(model),
+            own,
             batch,
             needs=self.needs,
             layers=self.layers,
             reference=self.reference,
             wrapped=model,
-            step_ids=self._step_ids if model.training else None,
+            step_ids=step_ids,
             draw_seed=self._draw_seed() if "step_ids" in self.needs else None,
         )
         loss: Any = 0.0
@@ -163,15 +167,18 @@ class SpeechLMTrainer(Trainer):
                 share, weight = term.total / count.clamp(min=1), weighted.weight
             loss = loss + (share if weight == 1 else weight * share)
             self._record_term(name if model.training else f"eval_{name}", name, term, count)
-        if model.training and not loss.requires_grad:  # rows in which no objective finds anything
-            loss = loss + view.speech.logits[:0].sum()
+        # Rows without speech may reach nothing that trains; backward and DDP want a gradient, 0.
+        without_speech = self.args.world_size > 1 and "clips" not in batch
+        if model.training and (without_speech or not loss.requires_grad):
+            trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
+            loss = loss + sum(parameter.flatten()[:0].sum() for parameter in trained)
         return (loss, view.speech) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer's log entry, completed by the mean of every term since the last one.
 
-        In evaluation the mean is over all batches together, so it does not depend on their size, and
-        `eval_loss` is made of these means.
+        In evaluation the mean is over all batches together, and objectives score the whole
+        vocabulary, so it does not depend on the batches' size; `eval_loss` is made of these means.
         """
         prefix = "eval_" if "eval_loss" in logs else "" if "loss" in logs else None
         if prefix is not None:
@@ -212,6 +219,11 @@ class SpeechLMTrainer(Trainer):
             ids = self.accelerator.gather(ids).unique()
             ids = ids[ids >= 0]
         return ids
+
+    def _all_ids(self, model: Any) -> Tensor:
+        """(vocab,) the ids of the language model's embedding table."""
+        table = model.get_input_embeddings().weight
+        return torch.arange(len(table), device=table.device)
 
     def _draw_seed(self) -> int:
         """Seeds what objectives draw in this step."""

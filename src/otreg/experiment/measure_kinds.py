@@ -7,14 +7,12 @@ as {"samples": […], "gap_by_layer": […]}.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from otreg.experiment.view_measures import Measured, divergences_of, layers_of, topic_share
-from otreg.names import nearest
-from otreg.training.yaml_config import ConfigError
+from otreg.experiment.extra_measures import Measured, divergences_of, layers_of, topic_share
+from otreg.names import find_named
 
 __all__ = ["MEASURES", "MeasureKind", "Measured", "find_measure"]
 
@@ -28,17 +26,19 @@ class MeasureKind:
     Attributes:
         function: see this module's docstring.
         names: the measures that its records are of, for gates; None = not known beforehand.
+        is_of_one_corpus: whether it takes one corpus alone.
     """
 
     function: Measure
     names: tuple[str, ...] | None
+    is_of_one_corpus: bool = False
 
 
 MEASURES: dict[str, MeasureKind] = {
     "layers": MeasureKind(
         layers_of, ("retrieval_pooled_mrr", "retrieval_pooled_top1", "best_cosine")
     ),
-    "topic-share": MeasureKind(topic_share, ("topic_share",)),
+    "topic-share": MeasureKind(topic_share, ("topic_share",), is_of_one_corpus=True),
     "divergences": MeasureKind(divergences_of, ("misalignment", "forgetting")),
 }
 """By the name that an experiment gives."""
@@ -48,17 +48,8 @@ def find_measure(name: str) -> MeasureKind:
     """The measure of a name, or of `package.module:callable`.
 
     Raises:
-        ConfigError: there is none; the nearest name is offered.
+        ValueError: there is none; the nearest name is offered.
     """
     if name in MEASURES:
         return MEASURES[name]
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        raise ConfigError(
-            f"unknown measure {name!r}; {nearest(name, MEASURES)} "
-            "(one of your own: package.module:callable)"
-        )
-    try:
-        return MeasureKind(getattr(importlib.import_module(module), attribute), None)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"cannot import the measure {name!r}: {error}") from error
+    return MeasureKind(find_named("measure", name, MEASURES), None)

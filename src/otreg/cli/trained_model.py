@@ -68,7 +68,8 @@ def evaluate(
     out = out or run / "results.json"
     model, processor = _load(run, device)
     facts = _run_facts(run)
-    seed = facts.pop("seed", 0) if seed is None else seed
+    own = facts.pop("seed", 0)
+    seed = own if seed is None else seed
     arm = arm or run.absolute().name.removesuffix(f"-seed{seed}")
     from otreg.data.manifest import read_manifest
     from otreg.evaluation.evaluate import evaluate_model

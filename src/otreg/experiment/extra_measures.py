@@ -1,6 +1,6 @@
 """Measures of experiments: the gap by layer, how predictions differ, and what was chosen.
 
-See `otreg.experiment.measures` for how they are called and what they return.
+See `otreg.experiment.measure_kinds` for how they are called and what they return.
 """
 
 from __future__ import annotations
