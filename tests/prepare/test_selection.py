@@ -187,23 +187,28 @@ def test_the_withheld_topic_is_drawn_by_its_share(
     assert set(Counter(topic(text_of(row)) for row in read_manifest(uniform)).values()) == {10}
 
 
-def test_permuted_misalignments_go_to_other_clusters(web: Path, tmp_path: Path) -> None:
+def test_permuted_scores_tell_clusters_apart_by_chance_alone(web: Path, tmp_path: Path) -> None:
     (tmp_path / "scores.jsonl").write_text(score_lines(web, 2.0, False))
-    tables = []
-    for seed in range(4):
+
+    def misalignments(seed: int, *, permute: bool) -> list[float]:
         made = prepare_select(
             [web],
-            tmp_path / f"{seed}.jsonl",
+            tmp_path / f"{seed} {permute}.jsonl",
             TfidfEmbedder(),
             scores=tmp_path / "scores.jsonl",
             count=20,
             num_clusters=4,
-            permute=True,
+            permute=permute,
             seed=seed,
             quiet=True,
         )
-        tables.append(sorted(cluster["misalignment"] for cluster in made["clusters"]))
-    assert tables == [pytest.approx([1, 1, 1, 2])] * 4
+        return sorted(cluster["misalignment"] for cluster in made["clusters"])
+
+    assert misalignments(0, permute=False) == pytest.approx([1, 1, 1, 2])
+    permuted = [misalignments(seed, permute=True) for seed in range(4)]
+    assert np.mean(permuted) == pytest.approx(1.25)  # no score is lost
+    assert np.max(permuted) <= 1.5  # of 8 scored texts a cluster, by chance
+    assert len({tuple(values) for values in permuted}) > 1
 
 
 @pytest.fixture(scope="module")

@@ -163,7 +163,7 @@ def select(
         int, typer.Option(min=1, help="The most texts that clusters are fitted to.")
     ] = 10_000,
     permute: Annotated[
-        bool, typer.Option("--permute", help="A control: M dealt out to clusters at random.")
+        bool, typer.Option("--permute", help="A control: scores dealt out at random.")
     ] = False,
     language: Annotated[
         str, typer.Option(help="Language code of the texts in text files; und = unknown.")

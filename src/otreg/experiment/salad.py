@@ -67,7 +67,7 @@ def choose(
         count: rows to choose.
         clusters: K.
         gamma: strength; 0 = the shares as they are.
-        permute: a control: the misalignments are dealt out to the clusters at random.
+        permute: a control: the misalignments are dealt out to the rows at random.
         seed: of clusters and draw.
     """
     prepare_select(

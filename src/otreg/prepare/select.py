@@ -28,7 +28,7 @@ from otreg.prepare.texts import Score, read_scores, read_texts
 
 logger = logging.getLogger(__name__)
 
-_METHOD = 1  # raise it when the same settings come to give another selection
+_METHOD = 2  # raise it when the same settings come to give another selection
 
 
 def prepare_select(
@@ -63,7 +63,8 @@ def prepare_select(
         gamma: strength; 0 = the web's own shares.
         seed: of clusters and draw.
         fit_on: see `balanced_clusters`.
-        permute: a control: deal the values of M out to the clusters at random.
+        permute: a control: deal the scores out to the scored texts at random, so that clusters differ by
+            chance alone.
         language: of the texts in text files.
         options: root, overwrite, quiet, command, as for `Program`.
 
@@ -90,6 +91,8 @@ def prepare_select(
     with Program("select", inputs, out, settings, **options) as program:
         rows = _read(program, language)
         scored = read_scores(scores)
+        if permute:
+            scored = _dealt_out(scored, seed)
         if not program.is_done(rows):
             others = _texts_of_their_own(scored, {row.id for row in rows})
             embeddings = embedder.embed([*rows, *others], program)
@@ -99,7 +102,7 @@ def prepare_select(
             elsewhere = clusters.nearest(embeddings[len(rows) :])
             cluster_of = dict(zip((row.id for row in rows), clusters.labels, strict=True))
             cluster_of |= dict(zip((row.id for row in others), elsewhere, strict=True))
-            table = _table(clusters, scored, cluster_of, count, gamma, seed if permute else None)
+            table = _table(clusters, scored, cluster_of, count, gamma)
             chosen = draw(clusters.labels, table["drawn"], seed=seed)
             unscored = int((table["scored"] == 0).sum())
             if unscored:
@@ -144,13 +147,21 @@ def _texts_of_their_own(scored: Sequence[Score], known: set[str]) -> list[Uttera
     return [text_row(identity, text or "", "und") for identity, text in others.items()]
 
 
+def _dealt_out(scored: Sequence[Score], seed: int) -> list[Score]:
+    """The same texts, each with the misalignment and the positions of one drawn at random."""
+    order = np.random.default_rng(seed).permutation(len(scored))
+    return [
+        replace(own, misalignment=other.misalignment, positions=other.positions)
+        for own, other in zip(scored, (scored[i] for i in order), strict=True)
+    ]
+
+
 def _table(
     clusters: Clusters,
     scored: Sequence[Score],
     cluster_of: dict[str, Any],
     count: int,
     gamma: float,
-    permute_seed: int | None,
 ) -> dict[str, np.ndarray]:
     """Columns by name, an entry a cluster."""
     sizes = clusters.sizes()
@@ -160,8 +171,6 @@ def _table(
         np.array([score.positions for score in scored]),
         len(sizes),
     )
-    if permute_seed is not None:
-        misalignment = np.random.default_rng(permute_seed).permutation(misalignment)
     web = sizes / sizes.sum()
     shares = target_shares(web, misalignment, gamma)
     return {
