@@ -62,8 +62,9 @@ def demo(
         progress=lambda line: typer.echo(line, err=True),
         command=command_line("demo", context.params),
     )
-    from otreg.cli.tables import print_arms, print_gates
+    from otreg.cli.tables import print_arms, print_gate_measures, print_gates
 
     print_arms(results)
+    print_gate_measures(results)
     print_gates(results)
     typer.echo(f"results: {out / 'results.json'}\nreport:  {out / 'report.html'}")

@@ -35,7 +35,12 @@ def print_rows(results: Mapping[str, Any]) -> None:
 
 
 def print_arms(results: Mapping[str, Any]) -> None:
-    """Arm by arm: macro WER in and out of domain, the ratio to base, and gap measures."""
+    """Arm by arm: macro WER in and out of domain, the ratio to base, and gap measures.
+
+    Nothing where the results say that their error rates answer no question.
+    """
+    if results.get("error_rates") is False:
+        return
     from otreg.evaluation.summary import summarise
 
     seeds = len({row["seed"] for row in results["rows"]})
@@ -52,6 +57,18 @@ def print_arms(results: Mapping[str, Any]) -> None:
             *(f"{spread.mean:.2f}" if spread else "–" for spread in gap),
         )
     Console().print("", table)
+
+
+def print_gate_measures(results: Mapping[str, Any]) -> None:
+    """What the gates compare, arm by arm; means over seeds."""
+    from otreg.evaluation.by_arm import gate_tables
+
+    for measured in gate_tables(results):
+        table = _table(measured.title, fold=["arm"])
+        _add_numbers(table, list(measured.columns))
+        for arm, row in measured.rows.items():
+            table.add_row(arm, *(f"{spread.mean:.3f}" if spread else "–" for spread in row))
+        Console().print("", table)
 
 
 def print_gates(results: Mapping[str, Any]) -> None:

@@ -180,7 +180,7 @@ def report(
 
     Each RUN has been through otreg evaluate, which left its results.json there.
     """
-    from otreg.cli.tables import print_arms, print_gates
+    from otreg.cli.tables import print_arms, print_gate_measures, print_gates
     from otreg.evaluation.report import write_report
     from otreg.evaluation.results import merge_results, read_results
 
@@ -192,6 +192,7 @@ def report(
         results = {**results, "base_arm": base}
     write_report(results, out)
     print_arms(results)
+    print_gate_measures(results)
     print_gates(results)
     typer.echo(f"report: {out}")
 

@@ -14,7 +14,7 @@ key; docs/evaluation.md describes every field:
     gates         name                            -> the same, judged; made anew by `merge_results`
 
 and facts about the run: base_arm, arm_descriptions, normaliser, config, versions, machine, command,
-created, seconds.
+created, seconds, error_rates (false: they answer no question and are not shown).
 """
 
 import json

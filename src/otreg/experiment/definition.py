@@ -71,6 +71,7 @@ class Experiment:
         measures: what is measured beyond error rates and gap, by name.
         gates: gates and controls to be judged, see `otreg.evaluation.gate_specs`.
         descriptions: of the arms, in a few words.
+        error_rates: whether error rates are shown; False where nothing is to be transcribed.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Experiment:
     measures: Mapping[str, MeasureSpec]
     gates: tuple[Mapping[str, Any], ...]
     descriptions: Mapping[str, str]
+    error_rates: bool = True
 
     @property
     def kind(self) -> CorporaKind:

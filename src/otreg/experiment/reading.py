@@ -46,6 +46,7 @@ KEYS = (
     "measures",
     "gates",
     "descriptions",
+    "error_rates",
 )
 GATE_MEASURES = ("wer", "cer", *GAP_MEASURES)
 """What every evaluation measures."""
@@ -136,6 +137,7 @@ def _build(data: Any, name: str) -> Experiment:
             for arm, text in _present(data.get("descriptions"), "descriptions").items()
             if arm in arms or arm in controls or arm not in _named(data)
         },
+        error_rates=_truth(data.get("error_rates", True), "error_rates"),
     )
 
 
@@ -225,16 +227,20 @@ def _preparation(value: Any, where: str) -> Preparation:
     for key in ("program", "from"):
         if key not in data:
             raise ConfigError(f"missing key '{where}.{key}': give it a value")
-    model, towers = data.get("model"), data.get("towers") or False
-    if not isinstance(towers, bool):
-        raise ConfigError(f"{where}.towers: expected true or false, received {towers!r}")
+    model = data.get("model")
     return Preparation(
         str(data["program"]),
         _names(data["from"], f"{where}.from"),
         None if model is None else str(model),
-        towers,
+        _truth(data.get("towers") or False, f"{where}.towers"),
         _mapping(data.get("options") or {}, f"{where}.options"),
     )
+
+
+def _truth(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{where}: expected true or false, received {value!r}")
+    return value
 
 
 def _named(data: Mapping[str, Any]) -> set[str]:

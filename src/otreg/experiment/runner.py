@@ -101,7 +101,7 @@ def _facts(
 ) -> dict[str, Any]:
     """What is known of the whole experiment, for results.json."""
     config = experiment.as_dict()
-    for key in ("name", "title", "gates", "descriptions"):
+    for key in ("name", "title", "gates", "descriptions", "error_rates"):
         del config[key]
     config["arms"] = {arm: list(experiment.arms[arm]) for arm in arms}
     facts: dict[str, Any] = {
@@ -112,6 +112,8 @@ def _facts(
             arm: text for arm, text in experiment.descriptions.items() if arm in arms
         },
     }
+    if not experiment.error_rates:
+        facts["error_rates"] = False
     if experiment.gates:
         facts["gate_specs"] = [dict(spec) for spec in experiment.gates]
     return facts if command is None else facts | {"command": command}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from otreg.evaluation import plots, summary
+from otreg.evaluation.by_arm import gate_tables
 from otreg.evaluation.report import pictures, tables
 from otreg.evaluation.report.formats import FILTERS
 from otreg.evaluation.results import check_results
@@ -50,6 +51,7 @@ def write_report(
     import jinja2
 
     check_results(results)
+    shows_errors = results.get("error_rates") is not False
     shown = results.get("transcripts") or [] if examples is None else examples
     template = resources.files("otreg.evaluation.report").joinpath("templates/report.html.j2")
     environment = jinja2.Environment(
@@ -59,11 +61,12 @@ def write_report(
     html = environment.from_string(template.read_text(encoding="utf-8")).render(
         title=title,
         **_context(results),
-        figures=pictures.comparisons(results, figures or {}),
+        error_rates=shows_errors,
+        figures=pictures.comparisons(results, figures or {}) if shows_errors else [],
         curves=pictures.training_curves(results),
         alignments=pictures.alignments(results, alignments_per_domain),
         by_layer=pictures.by_layer(results),
-        examples=pictures.examples(results, shown, examples_per_corpus),
+        examples=pictures.examples(results, shown, examples_per_corpus) if shows_errors else [],
     )
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -95,6 +98,7 @@ def _context(results: Mapping[str, Any]) -> dict[str, Any]:
         "sizes": tables.sizes(results, where),
         "measures": tables.measure_rows(summaries),
         "gates": [tables.gate_row(row) for row in results.get("gates") or []],
+        "gate_tables": gate_tables(results),
         "facts": results,
         "runs": [tables.run_facts(run) for run in tables.runs(results)],
         "normaliser": tables.normaliser(results.get("normaliser")),
