@@ -6,6 +6,7 @@ See `otreg.experiment.measure_kinds` for how they are called and what they retur
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from otreg.data.dataset import SpeechTextDataset
 from otreg.data.interleave import Interleaving
-from otreg.data.manifest import read_manifest
+from otreg.data.manifest import Utterance, read_manifest
 from otreg.data.segments import Clip, Row, Segment
 from otreg.evaluation.divergences import measure_divergences
 from otreg.evaluation.layer_gap import measure_layers
@@ -118,8 +119,9 @@ def divergences_of(
         text_words: fewest and most words of a written span.
         speech_words: fewest and most words of a spoken span.
         cuts_seed: of the cuts.
-        audio: which audio the spoken spans have: "true"; "swapped", the same words' places in the
-            next row; "none", the spans are hidden from the language model.
+        audio: which audio the spoken spans have: "true"; "swapped", the same words' places in
+            another row, drawn from all corpora; "none", the spans are hidden from the language
+            model.
 
     Raises:
         ValueError: another kind of audio.
@@ -132,11 +134,16 @@ def divergences_of(
     )
     before = load_language_model(of.language_model).to(of.model.device).eval()
     records: Records = {"samples": []}
+    utterances = {corpus: read_manifest(path) for corpus, path in of.corpora.items()}
+    others = partners(utterances, cuts_seed)
     for corpus, manifest in of.corpora.items():
         for kind in audio:
             dataset = SpeechTextDataset([manifest], of.processor, interleaving=cut)
             if kind == "swapped":
-                dataset.rows = _with_swapped_audio(dataset)
+                dataset.rows = [
+                    with_audio_of(other, row)
+                    for other, row in zip(others[corpus], dataset.rows, strict=True)
+                ]
             change = _hide_speech if kind == "none" else None
             found = _divergences(of, dataset, before, change)
             records["samples"] += [
@@ -195,29 +202,40 @@ def _hide_speech(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**batch, "attention_mask": hidden}
 
 
-def _with_swapped_audio(dataset: SpeechTextDataset) -> list[Row]:
-    """Every spoken span has the audio of the next row at the same words, as far as there are."""
-    rows = []
-    for number, row in enumerate(dataset.rows):
-        other = dataset.utterances[(number + 1) % len(dataset.rows)]
-        assert other.words is not None
-        assert other.audio is not None
-        place, segments = 0, []
-        for segment in row.segments:
-            count = len(segment.text.split())
-            if isinstance(segment.content, Clip):
-                first = min(place, len(other.words) - 1)
-                last = min(place + count, len(other.words)) - 1
-                offset = other.start_s or 0.0
-                clip = dataclasses.replace(
-                    segment.content,
-                    id=f"{segment.content.id}<{other.id}",
-                    audio=other.audio,
-                    start_s=offset + other.words[first].start_s,
-                    end_s=offset + other.words[max(first, last)].end_s,
-                )
-                segment = Segment("audio", clip, segment.role)
-            segments.append(segment)
-            place += count
-        rows.append(dataclasses.replace(row, segments=tuple(segments)))
-    return rows
+def partners(corpora: Mapping[str, Sequence[Utterance]], seed: int) -> dict[str, list[Utterance]]:
+    """Another utterance for each, drawn from all corpora: the next in one shuffled circle of them.
+
+    A partner of the same corpus alone would tell what its utterances share, such as their topic.
+    """
+    circle = [(corpus, i) for corpus, found in corpora.items() for i in range(len(found))]
+    random.Random(seed).shuffle(circle)
+    following = dict(zip(circle, [*circle[1:], *circle[:1]], strict=True))
+    chosen: dict[str, list[Utterance]] = {}
+    for corpus, found in corpora.items():
+        places = [following[corpus, i] for i in range(len(found))]
+        chosen[corpus] = [corpora[other][place] for other, place in places]
+    return chosen
+
+
+def with_audio_of(other: Utterance, row: Row) -> Row:
+    """The row, every spoken span with another's audio at the same words, as far as there are."""
+    assert other.words is not None
+    assert other.audio is not None
+    place, segments = 0, []
+    for segment in row.segments:
+        count = len(segment.text.split())
+        if isinstance(segment.content, Clip):
+            first = min(place, len(other.words) - 1)
+            last = min(place + count, len(other.words)) - 1
+            offset = other.start_s or 0.0
+            clip = dataclasses.replace(
+                segment.content,
+                id=f"{segment.content.id}<{other.id}",
+                audio=other.audio,
+                start_s=offset + other.words[first].start_s,
+                end_s=offset + other.words[max(first, last)].end_s,
+            )
+            segment = Segment("audio", clip, segment.role)
+        segments.append(segment)
+        place += count
+    return dataclasses.replace(row, segments=tuple(segments))
