@@ -43,13 +43,16 @@ def test_batched_decoding_is_single_decoding_for_each_adapter(build, adapter_typ
 @torch.no_grad()
 def _with_compression(build, language_model="qwen2", **options):
     """A model whose thresholds lie in the middle of its own cosines, so that some frames go."""
-    from otreg.model.compression import cosine_to_pad, unit
+    from otreg.model.compression import cosine_to_pad
+    from otreg.transport import cosine_similarity
 
     model, processor = build(language_model=language_model, **options)
     batch = processor(CLIPS)
     speech = model.get_audio_features(batch["input_features"], batch["input_features_mask"])
     frames = speech.pooler_output
-    model.config.merge_threshold = float((unit(frames[1:]) * unit(frames[:-1])).sum(-1).median())
+    model.config.merge_threshold = float(
+        cosine_similarity(frames[1:], frames[:-1]).diagonal().median()
+    )
     model.config.drop_threshold = float(cosine_to_pad(frames, model.pad_embedding()).median())
     return model, processor
 
