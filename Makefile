@@ -23,12 +23,14 @@ demo:
 install-dev:
 	$(call install,dev)
 
-# What takes a minute or more by itself is marked slow: test-all runs that, too.
+# A process a core, of one thread each. What takes long by itself is marked slow: test-all runs that, too.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
 test: install-dev
-	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: install-dev
-	OMP_NUM_THREADS=2 $(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 lint: install-dev
 	$(BIN)/ruff check .

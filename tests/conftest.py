@@ -24,13 +24,22 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+_LOGGERS = (logging.getLogger(), logging.getLogger("otreg"))
+_LEVELS = [logger.level for logger in _LOGGERS]
+
+
 @pytest.fixture(autouse=True)
 def _restore_logging() -> Iterator[None]:
-    """The command line and the benchmarks set handlers and levels; leave the other tests theirs."""
-    root, own = logging.getLogger(), logging.getLogger("otreg")
-    before = (root.handlers[:], root.level, own.level)
+    """The command line and the benchmarks set handlers and levels; leave the other tests pytest's.
+
+    A module's fixture may have run the command line before any test did, so what stands when a test
+    begins says nothing.
+    """
     yield
-    root.handlers[:], root.level, own.level = before
+    root = _LOGGERS[0]
+    root.handlers[:] = [h for h in root.handlers if type(h).__module__.startswith("_pytest.")]
+    for logger, level in zip(_LOGGERS, _LEVELS, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture

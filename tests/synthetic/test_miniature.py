@@ -123,6 +123,7 @@ def test_language_model_examples_supervise_the_transcript_alone():
     assert copies > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_progress_is_told_of_every_step_of_both_towers(manifest, tmp_path, num_processes):
     told: dict[str, list[int]] = {}

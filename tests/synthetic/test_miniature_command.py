@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
 from otreg.data.manifest import Utterance, write_manifest
@@ -23,6 +24,7 @@ sys.exit(main(["miniature", *sys.argv[1:]]))
 """
 
 
+@pytest.mark.slow
 def test_both_towers_have_a_bar_that_reaches_its_end(tmp_path: Path) -> None:
     utterances = []
     for number in range(4):
