@@ -5,6 +5,7 @@ from test_report import report
 
 from otreg.cli.tables import print_arms, print_gate_measures
 from otreg.evaluation.by_arm import gate_tables
+from otreg.evaluation.plots import plot_distances
 from otreg.evaluation.samples import sample_record
 from synthetic import make_results
 
@@ -73,5 +74,9 @@ def test_error_rates_that_answer_no_question_are_not_shown(shown, tmp_path, caps
     assert ("errors" in page.all("id")) is shown
     assert ("word error rate" in page.text) is shown
     assert ("no error rates are shown" in page.text) is not shown
+    figure = report(
+        results, tmp_path, figures={"a figure of one's own": plot_distances([[0.5]], ["a"], 0.1)}
+    )
+    assert "a figure of one's own" in figure.text
     print_arms(results)
     assert bool(capsys.readouterr().out) is shown

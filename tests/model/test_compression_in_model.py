@@ -27,7 +27,7 @@ def _median_drop(model, processor):
 @pytest.mark.parametrize("language_model", ["qwen2", "qwen3", "llama", "gpt2", "gemma2", "opt"])
 def test_soft_dropping_that_drops_nothing_changes_nothing(build, language_model):
     model, processor = build(language_model=language_model)
-    set_trainable(model, ["multi_modal_projector"])
+    set_trainable(model, ["adapter"])
     model.train()
     batch = processor(CLIPS, TEXTS[:3])
     expected = model(**batch)
@@ -44,7 +44,7 @@ def test_soft_dropping_hides_exactly_what_real_dropping_removes(build, padding_s
     model, processor = build(language_model="gpt2")
     with torch.no_grad():
         model.language_model.transformer.wpe.weight.zero_()
-    set_trainable(model, ["multi_modal_projector"])
+    set_trainable(model, ["adapter"])
     model.config.drop_threshold = _median_drop(model, processor)
     model.config.drop_temperature = 1e-5
     batch = processor(CLIPS, TEXTS[:3], padding_side=padding_side)
@@ -56,7 +56,7 @@ def test_soft_dropping_hides_exactly_what_real_dropping_removes(build, padding_s
 
 def test_the_gradient_of_soft_dropping_is_that_of_finite_differences(build, monkeypatch):
     model, processor = build()
-    set_trainable(model, ["multi_modal_projector"])
+    set_trainable(model, ["adapter"])
     model.train()
     model.config.drop_threshold = _median_drop(model, processor)
     model.config.drop_temperature = 0.2
@@ -91,7 +91,7 @@ def test_the_gradient_of_soft_dropping_is_that_of_finite_differences(build, monk
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_soft_dropping_is_finite_in_half_precision(build, dtype, padding_side):
     model, processor = build()
-    set_trainable(model, ["multi_modal_projector"])
+    set_trainable(model, ["adapter"])
     model.train()
     model.config.drop_threshold = _median_drop(model, processor)
     batch = processor(CLIPS, TEXTS[:3], padding_side=padding_side)

@@ -68,7 +68,7 @@ def test_a_model_built_from_a_configuration_with_lora_starts_as_the_identity(bui
 def test_lora_trains_alone(build):
     model, processor = build()
     model.add_lora(r=2)
-    count = set_trainable(model, ["lora", "multi_modal_projector"])
+    count = set_trainable(model, ["lora", "adapter"])
     model.train()
     model(**processor(CLIPS, TEXTS[:2])).loss.backward()
     with_gradient = [name for name, p in model.named_parameters() if p.grad is not None]
@@ -77,7 +77,7 @@ def test_lora_trains_alone(build):
     assert count == sum(p.numel() for p in model.parameters() if p.requires_grad)
     with pytest.raises(ValueError, match="exclude each other"):
         set_trainable(model, ["lora", "language_model"])
-    set_trainable(model, ["multi_modal_projector"])
+    set_trainable(model, ["adapter"])
     assert not any(p.requires_grad for p in model.language_model.parameters())
 
 

@@ -115,7 +115,7 @@ def test_the_pad_row_is_a_fixed_anchor_of_soft_dropping(build):
     pad = table[model.config.pad_token_id].detach()
     model.config.drop_threshold = float(_cosine(frames, pad).median())
     model.config.drop_temperature = 0.2
-    set_trainable(model, ["multi_modal_projector", "language_model"])
+    set_trainable(model, ["adapter", "language_model"])
     model.train()
     batch = processor(CLIPS, TEXTS[:3])
     model(**batch).loss.backward()

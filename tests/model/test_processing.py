@@ -8,6 +8,7 @@ from transformers import Wav2Vec2FeatureExtractor
 
 from otreg.data.segments import Row, Segment
 from otreg.model import SpeechLMProcessor
+from otreg.model.rendering import RenderedRow, render_document
 from rows import chat_row, clip, transcribe_row
 
 CLIPS = make_audio(0.9, 0.5)
@@ -331,3 +332,12 @@ def test_samples_that_would_give_wrong_features_are_refused_and_any_floating_typ
     expected = processor(audio=CLIPS[0])["input_features"]
     assert torch.equal(processor(audio=CLIPS[0].astype(np.float64))["input_features"], expected)
     assert expected.dtype == torch.float32
+
+
+def test_a_document_needs_a_tokenizer_with_character_offsets():
+    class Slow:
+        is_fast = False
+
+    row = Row("a", "document", (Segment("text", "one two", "assistant", supervised=True),))
+    with pytest.raises(ValueError, match=r"need a fast tokenizer .*, got Slow; load it with Auto"):
+        render_document(Slow(), row, [], RenderedRow(9), eos_token_id=1)

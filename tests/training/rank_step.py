@@ -31,7 +31,7 @@ def main(towers: Path, manifest: Path, out: Path, *, batch_size: int) -> None:
         short_mel=True,
     )
     model, processor = build_model(config)
-    set_trainable(model, ["multi_modal_projector"])
+    set_trainable(model, ["adapter"])
     before = {k: v.clone() for k, v in model.multi_modal_projector.state_dict().items()}
     dataset = SpeechTextDataset(manifest, processor)
     # The step's own tokens as the vocabulary: what one rank sees must be what both have.

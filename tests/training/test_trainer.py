@@ -35,7 +35,7 @@ def setup(towers: tuple[Path, Path], manifest: Path) -> tuple[Any, Any, SpeechTe
             short_mel=True,
         )
     )
-    set_trainable(model, ["multi_modal_projector"])
+    set_trainable(model, ["adapter"])
     return model, processor, SpeechTextDataset(manifest, processor)
 
 
@@ -223,7 +223,7 @@ def test_no_gradient_reaches_the_token_embeddings_through_an_objective(
     setup: Any, tmp_path: Path
 ) -> None:
     model = setup[0]
-    set_trainable(model, ["multi_modal_projector", "language_model"])
+    set_trainable(model, ["adapter", "language_model"])
     table = model.get_input_embeddings().weight.detach().clone()
     trainer = make_trainer(setup, tmp_path, objectives=both(), cross_entropy_weight=0.0)
     trainer.train()
@@ -366,7 +366,7 @@ def test_cross_entropy_of_weight_zero_cannot_stop_a_run(setup: Any, tmp_path: Pa
 def test_the_reference_is_the_model_at_the_stages_start(setup: Any, tmp_path: Path) -> None:
     """Forgetting is exactly 0 at step 0 and grows; the reference itself stays where it was."""
     model, processor, dataset = setup
-    set_trainable(model, ["multi_modal_projector", "language_model"])
+    set_trainable(model, ["adapter", "language_model"])
     reference = Reference(model)
     batch = SpeechTextCollator(processor)([dataset[i] for i in range(4)])
     needs = {"text", "reference_text", "reference_speech"}

@@ -22,7 +22,7 @@ RELAXATIONS = [(None, None), (None, 0.3), (0.3, None), (0.2, 0.5), (None, 0.0), 
 # On Linux, where the extra `dev` brings triton, nothing is skipped: without it these tests (and those
 # of test_triton_aot.py) fail.
 needs_triton = pytest.mark.skipif(
-    sys.platform != "linux", reason="triton is published for Linux alone, and not installed here"
+    sys.platform != "linux", reason="triton is published for Linux alone"
 )
 
 

@@ -12,6 +12,7 @@ from otreg.evaluation.summary import Spread, arms
 __all__ = ["ArmTable", "gate_tables"]
 
 _SHOWN_ELSEWHERE = ("wer", "cer")
+_Values = dict[tuple[str, str, str], dict[int, float]]  # arm, corpus, place -> seed -> value
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,6 @@ def gate_tables(results: Mapping[str, Any]) -> list[ArmTable]:
                 title = f"{measure}, {place}" if place else measure
                 tables += _table(title, {c: (c, place) for c in corpora}, values, results)
     return tables
-
-
-_Values = dict[tuple[str, str, str], dict[int, float]]  # arm, corpus, place -> seed -> value
 
 
 def _values(results: Mapping[str, Any], measure: str) -> _Values:

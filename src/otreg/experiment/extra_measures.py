@@ -136,9 +136,9 @@ def divergences_of(
     records: Records = {"samples": []}
     utterances = {corpus: read_manifest(path) for corpus, path in of.corpora.items()}
     others = partners(utterances, cuts_seed)
-    for corpus, manifest in of.corpora.items():
+    for corpus, spoken in utterances.items():
         for kind in audio:
-            dataset = SpeechTextDataset([manifest], of.processor, interleaving=cut)
+            dataset = SpeechTextDataset(spoken, of.processor, interleaving=cut)
             if kind == "swapped":
                 dataset.rows = [
                     with_audio_of(other, row)

@@ -200,16 +200,15 @@ def render_document(
     Raises:
         ValueError: a tokenizer without character offsets.
     """
-    text = "".join(segment.text for segment in row.segments)
-    try:
-        encoded = tokenizer(
-            text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
-        )
-    except NotImplementedError as error:
+    if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
-            "interleaved rows need a fast tokenizer (with character offsets); load it with "
-            "AutoTokenizer"
-        ) from error
+            "interleaved rows need a fast tokenizer (with character offsets), got "
+            f"{type(tokenizer).__name__}; load it with AutoTokenizer"
+        )
+    text = "".join(segment.text for segment in row.segments)
+    encoded = tokenizer(
+        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+    )
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
     if tokenizer.bos_token_id is not None:
         out.add([tokenizer.bos_token_id])

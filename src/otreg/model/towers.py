@@ -28,7 +28,12 @@ from otreg.names import nearest
 logger = logging.getLogger(__name__)
 
 TRAINABLE_GROUPS = ("adapter", "lora", "language_model", "audio_tower")
-_ADAPTER = "multi_modal_projector"  # what models of Hugging Face call it
+_PARTS = {
+    "adapter": "multi_modal_projector",
+    "language_model": "language_model",
+    "audio_tower": "audio_tower",
+}
+"""Groups that are parts of a model, and its attributes for them."""
 # Parameters that a checkpoint may lack without harm: used only by masked pre-training.
 _OPTIONAL_WEIGHTS = ("masked_spec_embed",)
 
@@ -189,8 +194,8 @@ def set_trainable(model: Any, groups: Iterable[str]) -> int:
 
     Args:
         model: a `SpeechLMForConditionalGeneration`, changed in place.
-        groups: of "adapter" (or "multi_modal_projector", the model's own name for it),
-            "audio_tower", "language_model" (all its weights) and "lora" (only what `add_lora` added).
+        groups: of "adapter", "audio_tower", "language_model" (all its weights) and "lora" (only what
+            `add_lora` added).
 
     Returns:
         The number of parameters that now train.
@@ -198,19 +203,17 @@ def set_trainable(model: Any, groups: Iterable[str]) -> int:
     Raises:
         ValueError: an unknown group, conflicting ones, or LoRA that the model does not have.
     """
-    groups = [groups] if isinstance(groups, str) else groups
-    groups = ["adapter" if group == _ADAPTER else group for group in groups]
+    groups = [groups] if isinstance(groups, str) else list(groups)
     check_groups(groups)
     adapters = lora_parameters(model.language_model)
     if "lora" in groups and not adapters:
         raise ValueError("cannot train 'lora': the model has none; call model.add_lora() first")
-    parts = {_ADAPTER: "adapter", "audio_tower": "audio_tower", "language_model": "language_model"}
-    for name, group in parts.items():
-        getattr(model, name).requires_grad_(group in groups)
+    for name, part in _PARTS.items():
+        getattr(model, part).requires_grad_(name in groups)
     if "audio_tower" in groups and hasattr(model.audio_tower, "embed_positions"):
         model.audio_tower.embed_positions.requires_grad_(False)  # sinusoids, as in transformers
     for parameter in adapters:
         parameter.requires_grad_("lora" in groups or "language_model" in groups)
     model.train(model.training)
-    own = [p for name in parts for p in getattr(model, name).parameters()]
+    own = [p for part in _PARTS.values() for p in getattr(model, part).parameters()]
     return sum(p.numel() for p in own if p.requires_grad)

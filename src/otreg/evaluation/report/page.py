@@ -52,7 +52,8 @@ def write_report(
 
     check_results(results)
     shows_errors = results.get("error_rates") is not False
-    shown = results.get("transcripts") or [] if examples is None else examples
+    if examples is None:
+        examples = results.get("transcripts") or [] if shows_errors else []
     template = resources.files("otreg.evaluation.report").joinpath("templates/report.html.j2")
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -62,11 +63,11 @@ def write_report(
         title=title,
         **_context(results),
         error_rates=shows_errors,
-        figures=pictures.comparisons(results, figures or {}) if shows_errors else [],
+        figures=pictures.comparisons(results if shows_errors else None, figures or {}),
         curves=pictures.training_curves(results),
         alignments=pictures.alignments(results, alignments_per_domain),
         by_layer=pictures.by_layer(results),
-        examples=pictures.examples(results, shown, examples_per_corpus) if shows_errors else [],
+        examples=pictures.examples(results, examples, examples_per_corpus),
     )
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)

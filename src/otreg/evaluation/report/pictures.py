@@ -36,10 +36,21 @@ _NOT_TERMS |= {"train_loss", "train_runtime", "total_flos"}
 _NOT_TERMS |= {"train_samples_per_second", "train_steps_per_second"}
 
 
-def comparisons(results: Mapping[str, Any], extra: "Mapping[str, Figure]") -> list[dict[str, str]]:
-    """The figures as inline SVG, each with its caption."""
+def comparisons(
+    results: Mapping[str, Any] | None, extra: "Mapping[str, Figure]"
+) -> list[dict[str, str]]:
+    """The figures as inline SVG, each with its caption: of error rates and gap, and further ones."""
+    drawn = [*(_compared(results) if results is not None else []), *extra.items()]
+    return [
+        {"caption": caption.strip(), "svg": plots.figure_to_svg(figure, f"figure{index}")}
+        for index, (caption, figure) in enumerate(drawn)
+        if figure is not None
+    ]
+
+
+def _compared(results: Mapping[str, Any]) -> "list[tuple[str, Figure | None]]":
     several = "Small marks: single seeds. " if len({r["seed"] for r in results["rows"]}) > 1 else ""
-    drawn: list[tuple[str, Figure | None]] = [
+    return [
         (
             "Word error rate by corpus. Lines: 95 % bootstrap intervals over utterances. "
             + several,
@@ -55,12 +66,6 @@ def comparisons(results: Mapping[str, Any], extra: "Mapping[str, Figure]") -> li
             "out-of-domain corpora; hollow: in domain. " + several,
             plots.plot_gap_measures(results, KEY_MEASURES),
         ),
-    ]
-    drawn += list(extra.items())
-    return [
-        {"caption": caption.strip(), "svg": plots.figure_to_svg(figure, f"figure{index}")}
-        for index, (caption, figure) in enumerate(drawn)
-        if figure is not None
     ]
 
 
