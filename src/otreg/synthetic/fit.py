@@ -12,6 +12,8 @@ from torch import nn
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from otreg.synthetic.muon import Muon
+
 
 @dataclass(frozen=True)
 class MiniatureSettings:
@@ -105,16 +107,13 @@ class MuonAndAdamW(torch.optim.Optimizer):
     """Muon for the matrices of the layers, AdamW for everything else, as one optimizer.
 
     On the encoder it reaches in 4 epochs what AdamW alone reaches in 7 (docs/log.md, 2026-11-21).
-    Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; the step is torch's own.
     """
 
     def __init__(
         self, matrices: list[nn.Parameter], others: list[nn.Parameter], lr: float, muon_lr: float
     ) -> None:
         self.parts = [
-            torch.optim.Muon(
-                matrices, lr=muon_lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
-            ),
+            Muon(matrices, lr=muon_lr),
             torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.01),
         ]
         super().__init__([*matrices, *others], {"lr": lr})
