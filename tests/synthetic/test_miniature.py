@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from otreg.data.manifest import Utterance, write_manifest
@@ -14,7 +15,7 @@ from otreg.model import SpeechLMForConditionalGeneration, SpeechLMProcessor
 from otreg.model.towers import load_audio_tower
 from otreg.synthetic.examples import Exchange, draw_batches, write_exchanges
 from otreg.synthetic.language_model import give_pad_a_vector, train_tokenizer
-from otreg.synthetic.towers import MiniatureSettings, build_miniature
+from otreg.synthetic.towers import MiniatureSettings, build_miniature, build_tower
 
 TINY = MiniatureSettings(
     hidden_size=16,
@@ -185,3 +186,13 @@ def test_transcripts_that_cannot_belong_to_the_audio_are_refused(tmp_path):
 def test_towers_that_stand_are_not_overwritten(manifest, towers):
     with pytest.raises(ValueError, match="audio_tower exists already; name another folder"):
         build_miniature([manifest], towers, settings=TINY, num_processes=1)
+
+
+def test_a_tower_by_itself_is_the_one_of_both(manifest, towers, tmp_path):
+    for name in ("audio_tower", "language_model"):
+        alone = build_tower(name, [manifest], tmp_path, settings=TINY)
+        ours, theirs = (load_file(f / "model.safetensors") for f in (alone, towers / name))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    with pytest.raises(ValueError, match="exists already"):
+        build_tower("audio_tower", [manifest], tmp_path, settings=TINY)

@@ -17,14 +17,15 @@ from typing import Any
 from otreg.evaluation.gate_specs import gate_measures
 from otreg.experiment.corpora import SENTENCES, TOWER_SPEECH
 from otreg.experiment.definition import Experiment, Preparation
-from otreg.experiment.graph import Graph, Ref
+from otreg.experiment.graph import Graph, Kind, Ref
 from otreg.experiment.steps import (
+    AUDIO_TOWER,
     CORPORA_STEP,
     EVALUATION,
+    LANGUAGE_MODEL,
     PREPARED,
     STAGES,
     STATES,
-    TOWERS,
 )
 from otreg.training.config import RunConfig, StageConfig, config_to_dict
 from otreg.training.yaml_config import ConfigError
@@ -92,7 +93,7 @@ class Plan:
         trained = self.trained(arm, seed)
         experiment = self.experiment
         config = experiment.config(arm)
-        inputs = {"model": trained.model, "language_model": Ref(self._towers(), "language_model")}
+        inputs = {"model": trained.model, "language_model": self._language_model()}
         for number, step in enumerate(trained.steps):
             inputs[f"log {number}"] = Ref(step, "log")
         for number, path in enumerate(config.data.train):
@@ -158,11 +159,7 @@ class Plan:
         whom = f"{arm} (seed {seed})"
         for unit in units(config.stages):
             names = "+".join(stage.name for stage in unit)
-            if done:
-                starts = {"init": Ref(done[-1], "model")}
-            else:
-                towers = self._towers()
-                starts = {name: Ref(towers, name) for name in ("audio_tower", "language_model")}
+            starts = {"init": Ref(done[-1], "model")} if done else self._towers()
             settings = {"run": unit_config(config, unit, seed, is_first=not done)}
             inputs = {**starts, **reads}
             title = f"stage {names}"
@@ -179,13 +176,22 @@ class Plan:
         label = experiment.corpora_type
         return self.graph.add(CORPORA_STEP, label, settings, title="corpora synthesised")
 
-    def _towers(self) -> str:
+    def _towers(self) -> dict[str, Ref]:
+        """Both towers, by the names of a run's configuration."""
+        return {"audio_tower": self._audio_tower(), "language_model": self._language_model()}
+
+    def _audio_tower(self) -> Ref:
+        return self._tower(AUDIO_TOWER, "audio_tower", "encoder trained")
+
+    def _language_model(self) -> Ref:
+        return self._tower(LANGUAGE_MODEL, "language_model", "language model trained")
+
+    def _tower(self, kind: Kind, name: str, title: str) -> Ref:
         corpora = self._corpora()
-        inputs = {name: Ref(corpora, name) for name in (TOWER_SPEECH, SENTENCES)}
-        for number, name in enumerate(self.experiment.kind.exchanges):
-            inputs[f"exchanges {number}"] = Ref(corpora, name)
-        title = "encoder and language model trained"
-        return self.graph.add(TOWERS, "towers", self.experiment.towers, inputs, title=title)
+        inputs = {part: Ref(corpora, part) for part in (TOWER_SPEECH, SENTENCES)}
+        for number, part in enumerate(self.experiment.kind.exchanges):
+            inputs[f"exchanges {number}"] = Ref(corpora, part)
+        return Ref(self.graph.add(kind, name, self.experiment.towers, inputs, title=title), name)
 
     def _manifest(self, name: str, seed: int) -> Ref:
         """A manifest of the corpora, or one that is prepared from others."""
@@ -206,8 +212,7 @@ class Plan:
             inputs["model"] = self.trained(preparation.model, seed).model
             whom = f"{preparation.model} (seed {seed})"
         if preparation.towers:
-            towers = self._towers()
-            inputs |= {key: Ref(towers, key) for key in ("audio_tower", "language_model")}
+            inputs |= self._towers()
         settings = {"program": preparation.program, "options": dict(preparation.options)}
         title = f"manifest {name} prepared"
         step = self.graph.add(PREPARED, name, settings, inputs, title=title, whom=whom)
@@ -223,8 +228,7 @@ class Plan:
             "batch_size": config.data.cache_batch_size,
             "interleaving": None if cut is None else list(dataclasses.astuple(cut)),
         }
-        towers = self._towers()
-        inputs = {key: Ref(towers, key) for key in ("audio_tower", "language_model")}
+        inputs = {"audio_tower": self._audio_tower()}
         for part, refs in manifests.items():
             inputs |= {f"{part} {number}": ref for number, ref in enumerate(refs)}
         title = f"encoder outputs of {name} cached"

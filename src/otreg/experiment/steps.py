@@ -10,7 +10,6 @@ import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from otreg.experiment.corpora import SENTENCES, TOWER_SPEECH, build
 from otreg.experiment.graph import Call, Kind
@@ -18,7 +17,16 @@ from otreg.experiment.measure_kinds import Measured, find_measure
 from otreg.experiment.programs import find_program
 from otreg.training.config import RunConfig, config_from_dict
 
-__all__ = ["CORPORA_STEP", "EVALUATION", "PREPARED", "STAGES", "STATES", "STATE_PARTS", "TOWERS"]
+__all__ = [
+    "AUDIO_TOWER",
+    "CORPORA_STEP",
+    "EVALUATION",
+    "LANGUAGE_MODEL",
+    "PREPARED",
+    "STAGES",
+    "STATES",
+    "STATE_PARTS",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -35,22 +43,29 @@ def make_corpora(call: Call) -> Mapping[str, Path]:
     return build(settings["type"], call.folder, settings["sizes"], settings["split"])
 
 
-def make_towers(call: Call) -> Mapping[str, Path]:
-    """Train a tiny encoder and a tiny language model."""
-    from otreg.synthetic.towers import MiniatureSettings, build_miniature
+def make_audio_tower(call: Call) -> Mapping[str, Path]:
+    """Train a tiny encoder."""
+    return _make_tower("audio_tower", call)
 
-    for name in ("audio_tower", "language_model"):
-        shutil.rmtree(call.folder / name, ignore_errors=True)
-    exchanges = _numbered(call, "exchanges")
-    further: dict[str, Any] = {"exchanges": exchanges} if exchanges else {}
-    build_miniature(
+
+def make_language_model(call: Call) -> Mapping[str, Path]:
+    """Train a tiny language model."""
+    return _make_tower("language_model", call)
+
+
+def _make_tower(name: str, call: Call) -> Mapping[str, Path]:
+    from otreg.synthetic.towers import MiniatureSettings, build_tower
+
+    shutil.rmtree(call.folder / name, ignore_errors=True)
+    made = build_tower(
+        name,
         [call.inputs[TOWER_SPEECH]],
         call.folder,
         texts=[call.inputs[SENTENCES]],
-        **further,
+        exchanges=_numbered(call, "exchanges"),
         settings=MiniatureSettings(**call.settings),
     )
-    return {name: call.folder / name for name in ("audio_tower", "language_model")}
+    return {name: made}
 
 
 def make_prepared(call: Call) -> Mapping[str, Path]:
@@ -75,13 +90,11 @@ def make_states(call: Call) -> Mapping[str, Path]:
     from otreg.data.dataset import SpeechTextDataset
     from otreg.data.interleave import Interleaving
     from otreg.data.manifest import read_manifests
-    from otreg.model import SpeechLMForConditionalGeneration, SpeechLMProcessor
+    from otreg.prepare.encoder_source import load_tower
     from otreg.prepare.encoder_states import build_encoder_cache
 
-    towers = [str(call.inputs[name]) for name in ("audio_tower", "language_model")]
     settings = call.settings
-    model = SpeechLMForConditionalGeneration.from_towers(*towers, **settings["model"])
-    processor = SpeechLMProcessor.from_config(model.config, *towers)
+    model, processor = load_tower(call.inputs["audio_tower"], **settings["model"])
     spans = settings["interleaving"]
     cut = None if spans is None else Interleaving(tuple(spans[0]), tuple(spans[1]), spans[2])
     for part in STATE_PARTS:
@@ -200,7 +213,8 @@ CORPORA_STEP = Kind(
     makes_manifests=True,
     is_shared_folder=True,
 )
-TOWERS = Kind("towers", make_towers, _SPEECH, in_worker=False)
+AUDIO_TOWER = Kind("towers", make_audio_tower, _SPEECH)
+LANGUAGE_MODEL = Kind("towers", make_language_model, _SPEECH)
 PREPARED = Kind("prepared", make_prepared, (*_TRAINED, "evaluation"), makes_manifests=True)
 STATES = Kind("encoder-states", make_states, _SPEECH, by_content=False)
 STAGES = Kind("stages", make_stages, _TRAINED)

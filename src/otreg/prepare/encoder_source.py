@@ -87,7 +87,7 @@ def load_encoder(source: str | Path) -> tuple[Any, Any]:
     Raises:
         ValueError: none of these.
     """
-    from transformers import AutoConfig, AutoFeatureExtractor
+    from transformers import AutoConfig
 
     from otreg.model.configuration import SpeechLMConfig
 
@@ -97,13 +97,31 @@ def load_encoder(source: str | Path) -> tuple[Any, Any]:
     try:
         if AutoConfig.from_pretrained(source).model_type == SpeechLMConfig.model_type:
             return load_model(str(path))
-        model = TowerAlone(load_audio_tower(source, dtype="auto"))
-        extractor = AutoFeatureExtractor.from_pretrained(source)
+        return load_tower(source)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"cannot load an encoder from {str(source)!r}: {error}; give a run, a model folder, or "
             "the folder or Hub id of a speech encoder"
         ) from error
+
+
+def load_tower(
+    source: str | Path, *, short_mel: bool | None = None, dtype: Any = "auto"
+) -> tuple[Any, Any]:
+    """A speech encoder and its feature extractor, in the places of a whole model and processor.
+
+    Args:
+        source: folder or Hub id.
+        short_mel: as in `TowerAlone`.
+        dtype: of the weights, as for from_pretrained.
+
+    Raises:
+        OSError, ValueError: it cannot be loaded.
+    """
+    from transformers import AutoFeatureExtractor
+
+    model = TowerAlone(load_audio_tower(source, dtype=dtype), short_mel=short_mel)
+    extractor = AutoFeatureExtractor.from_pretrained(source)
     return model, FeaturesAlone(extractor, model.config.encoder_frame_plan)
 
 

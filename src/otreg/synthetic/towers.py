@@ -25,7 +25,7 @@ from otreg.synthetic.examples import read_exchanges
 from otreg.synthetic.fit import MiniatureSettings
 from otreg.synthetic.language_model import train_language_model
 
-__all__ = ["MiniatureSettings", "Progress", "build_miniature", "one_thread"]
+__all__ = ["MiniatureSettings", "Progress", "build_miniature", "build_tower", "one_thread"]
 
 Progress = Callable[[str, int, int], None]  # told a tower's name, its steps done, and of how many
 
@@ -70,11 +70,61 @@ def build_miniature(
     Raises:
         ValueError: a manifest or text file is empty or wrong, or `out` holds towers already.
     """
-    settings = settings or MiniatureSettings()
     out = Path(out)
     for name in (AUDIO_TOWER, LANGUAGE_MODEL):
         if (out / name).exists():
             raise ValueError(f"{out / name} exists already; name another folder, or remove it")
+    settings = settings or MiniatureSettings()
+    jobs = _jobs(manifests, out, root, texts, exchanges, seed, settings)
+    if num_processes == 1:
+        for name, job in jobs.items():
+            _TRAIN[name](*job, report=_report_to(progress, name))
+    else:
+        _train_side_by_side(jobs, progress)
+    return out
+
+
+def build_tower(
+    name: str,
+    manifests: Sequence[Path | str],
+    out: Path | str,
+    *,
+    texts: Sequence[Path | str] = (),
+    exchanges: Sequence[Path | str] = (),
+    seed: int = 0,
+    settings: MiniatureSettings | None = None,
+) -> Path:
+    """Train one of the towers in this process, the same as `build_miniature` would.
+
+    Args:
+        name: "audio_tower" or "language_model".
+        manifests, texts, exchanges, seed, settings: as in `build_miniature`.
+        out: folder to write; made where missing.
+
+    Returns:
+        `out`/`name`.
+
+    Raises:
+        ValueError: as in `build_miniature`.
+    """
+    out = Path(out)
+    if (out / name).exists():
+        raise ValueError(f"{out / name} exists already; name another folder, or remove it")
+    jobs = _jobs(manifests, out, None, texts, exchanges, seed, settings or MiniatureSettings())
+    _TRAIN[name](*jobs[name])
+    return out / name
+
+
+def _jobs(
+    manifests: Sequence[Path | str],
+    out: Path,
+    root: Path | str | None,
+    texts: Sequence[Path | str],
+    exchanges: Sequence[Path | str],
+    seed: int,
+    settings: MiniatureSettings,
+) -> dict[str, tuple[Any, ...]]:
+    """What each tower's function is called with."""
     utterances = [u for manifest in manifests for u in read_manifest(manifest, root=root)]
     if not utterances:
         raise ValueError("otreg miniature needs at least one manifest with utterances")
@@ -84,16 +134,10 @@ def build_miniature(
     if not sentences:
         raise ValueError("the language model has no text: give texts, or let it learn transcripts")
     asked = [exchange for path in exchanges for exchange in read_exchanges(path)]
-    jobs: dict[str, tuple[Any, ...]] = {
+    return {
         LANGUAGE_MODEL: (sentences, out / LANGUAGE_MODEL, settings, seed, asked),
         AUDIO_TOWER: (utterances, out / AUDIO_TOWER, settings, seed),
     }
-    if num_processes == 1:
-        for name, job in jobs.items():
-            _TRAIN[name](*job, report=_report_to(progress, name))
-    else:
-        _train_side_by_side(jobs, progress)
-    return out
 
 
 def _lines(path: Path | str) -> list[str]:
