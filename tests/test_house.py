@@ -22,6 +22,7 @@ ROOMS: dict[str, set[str]] = {
     "data": set(),
     "model": {"transport", "data"},
     "forwards": {"objectives", "model", "data", "pair"},
+    "integrations": {"objectives", "model", "data", "pair", "forwards"},
     "prepare": {"model", "data", "objectives", "pair", "forwards"},
     "synthetic": {"model", "data"},
     "evaluation": {"transport", "pair", "objectives", "forwards", "model", "data"},

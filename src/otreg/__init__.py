@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from otreg.integrations import attach
     from otreg.model import SpeechLMConfig, SpeechLMForConditionalGeneration, SpeechLMProcessor
     from otreg.objectives import CTC, AlignmentOutput, OTReg
     from otreg.pair import SpeechTextPair
@@ -23,6 +24,7 @@ _HOME = {
     "SpeechLMProcessor": "otreg.model",
     "SpeechTextPair": "otreg.pair",
     "TransportResult": "otreg.transport",
+    "attach": "otreg.integrations",
     "sinkhorn": "otreg.transport",
 }
 
@@ -36,6 +38,7 @@ __all__ = [
     "SpeechTextPair",
     "TransportResult",
     "__version__",
+    "attach",
     "sinkhorn",
 ]
 

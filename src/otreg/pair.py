@@ -1,9 +1,46 @@
 """The pair of sequences that every objective compares."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class TokenRows:
+    """An embedding table that is read a few rows at a time, through the module that owns it.
+
+    Where weights are sharded (FSDP2), no process holds the whole table, and reading the weight past
+    its module gives wrong gradients or none; the module's own forward gathers what it needs.
+
+    Args:
+        embed: (n,) ids -> (n, dim) rows, without gradient.
+        shape: (vocab, dim).
+        device: where the rows are.
+    """
+
+    embed: Callable[[Tensor], Tensor]
+    shape: tuple[int, int]
+    device: torch.device
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, part: object) -> Tensor:
+        raise ValueError(
+            "the whole embedding table cannot be read: its weight is sharded, and only some rows at a "
+            "time are gathered; use vocabulary=2048 (or 'step') in place of 'all'"
+        )
+
+    def detach(self) -> "TokenRows":
+        """Itself: its rows carry no gradient."""
+        return self
+
+    def index_select(self, dim: int, ids: Tensor) -> Tensor:
+        """(n, dim) the rows of some ids."""
+        assert dim == 0
+        return self.embed(ids)
 
 
 @dataclass(frozen=True)
@@ -24,8 +61,9 @@ class SpeechTextPair:
             loss over an embedding table and by CTC.
         pad_embedding: (dim,) the language model's row that stands for "nothing said".
         embedding_table: (vocab, dim) the language model's input-embedding rows, read in place and
-            never copied; a Parameter will do. Only the rows' directions are used, so a factor that
-            the model multiplies them all by (Gemma does) need not be applied.
+            never copied; a Parameter will do, or `TokenRows` where it is sharded. Only the rows'
+            directions are used, so a factor that the model multiplies them all by (Gemma does) need
+            not be applied.
         pad_token_id: the row of embedding_table that pad_embedding is; None = not known, then the
             objectives that need it look for it.
         step_ids: (k,) the distinct token ids of all transcripts of the optimiser step, over its
@@ -50,7 +88,7 @@ class SpeechTextPair:
     text_mask: Tensor | None = None
     token_ids: Tensor | None = None
     pad_embedding: Tensor | None = None
-    embedding_table: Tensor | None = None
+    embedding_table: Tensor | TokenRows | None = None
     pad_token_id: int | None = None
     step_ids: Tensor | None = None
     draw_seed: int | None = None
@@ -101,9 +139,10 @@ class SpeechTextPair:
             _require_floating("pad_embedding", self.pad_embedding)
             _require_shape("pad_embedding", self.pad_embedding, (dim,))
         if self.embedding_table is not None:
-            _require_floating("embedding_table", self.embedding_table)
             table = self.embedding_table
-            if table.ndim != 2 or table.shape[1] != dim:
+            if not isinstance(table, TokenRows):
+                _require_floating("embedding_table", table)
+            if len(table.shape) != 2 or table.shape[1] != dim:
                 raise ValueError(
                     f"embedding_table must be (vocab, dim={dim}), got {tuple(table.shape)}; pass "
                     "the language model's get_input_embeddings().weight"

@@ -216,7 +216,7 @@ def test_loss_is_float32_under_autocast() -> None:
     [
         ({"temperature": 0.0}, "temperature must be > 0"),
         ({"temperature": math.inf}, "temperature must be > 0 and finite"),
-        ({"vocabulary": "some"}, "vocabulary must be 'all', 'step'"),
+        ({"vocabulary": "some"}, "vocabulary must be 'auto', 'all', 'step'"),
         (
             {"tied": False, "dim": 4, "vocab_size": 5, "vocabulary": "step"},
             "vocabulary must be 'all' with tied=False, got 'step'",

@@ -81,7 +81,7 @@ def test_an_unconverged_plan_is_reported(caplog: pytest.LogCaptureFixture) -> No
             {"plan_gradient": "unrolled", "method": "compiled"},
             "method 'compiled' has no unrolled gradient; pass one of .*'auto'",
         ),
-        ({"vocabulary": "batch"}, "vocabulary must be 'all', 'step' .* got 'batch'"),
+        ({"vocabulary": "batch"}, "vocabulary must be 'auto', 'all', 'step' .* got 'batch'"),
         ({"vocabulary": -1}, "vocabulary must be .* a number >= 0.* got -1"),
         ({"vocabulary": True}, "vocabulary must be .* got True"),
         ({"tol": -1.0}, "tol must be a finite number > 0"),

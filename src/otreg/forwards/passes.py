@@ -17,37 +17,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from otreg.forwards.port import Call, OwnPort, Port
 from otreg.forwards.reference import Reference
 from otreg.forwards.twin import Twin, twin_of
 from otreg.model.evaluation_mode import evaluating
-from otreg.model.merging import labels_at
-from otreg.objectives.base import NEEDS, View, Vocabulary
+from otreg.objectives.base import NEEDS, View
 
-_NOT_OF_THE_MODEL = ("labels", "text_ids", "text_mask")
 _TWIN_NEEDS = frozenset({"text", "reference_text"})
 
 
 def run_forwards(
     model: Any,
-    batch: Mapping[str, Tensor],
+    batch: Mapping[str, Any],
     *,
     needs: Iterable[str] = (),
     layers: Iterable[int] = (),
     reference: Reference | None = None,
-    wrapped: Any = None,
+    call: Call | None = None,
     step_ids: Tensor | None = None,
     draw_seed: int | None = None,
 ) -> View:
     """Run the passes that are needed on one batch.
 
     Args:
-        model: a `SpeechLMForConditionalGeneration`.
+        model: a `SpeechLMForConditionalGeneration`, or the `Port` of any other.
         batch: as the collator makes it, on the model's device.
         needs: of `otreg.objectives.base.NEEDS`.
         layers: hidden states that are read; any makes all be kept.
         reference: the weights at the stage's start; needed for the reference passes.
-        wrapped: the model as it is trained, in DistributedDataParallel for instance; takes the
-            speech pass. None = the model itself.
+        call: takes the speech pass in the model's place: the model as it is trained, in
+            DistributedDataParallel for instance. None = the model itself.
         step_ids: as in `View`.
         draw_seed: as in `View`.
 
@@ -62,18 +61,18 @@ def run_forwards(
     unknown = sorted(needs - set(NEEDS))
     if unknown:
         raise ValueError(f"unknown need {unknown[0]!r}; objectives can need {', '.join(NEEDS)}")
-    states = {"output_hidden_states": True} if list(layers) else {}
-    twin = twin_of(batch, model.config.pad_token_id) if needs & _TWIN_NEEDS else None
+    port: Port = model if isinstance(model, Port) else OwnPort(model)
+    states = bool(list(layers))
+    twin = twin_of(batch, port.pad_token_id) if needs & _TWIN_NEEDS else None
     passes = {}
     # The passes without gradient come first, so that nothing of the graph sees other weights.
     for name in sorted(needs & {"text", "reference_speech", "reference_text"}):
-        passes[name] = _without_gradient(model, batch, twin, name, reference, states)
-    inputs = {name: value for name, value in batch.items() if name not in _NOT_OF_THE_MODEL}
-    speech = (model if wrapped is None else wrapped)(**inputs, **states)
-    speech.labels = _labels(batch, speech)
+        passes[name] = _without_gradient(port, batch, twin, name, reference, states)
+    speech = port.speech(batch, port.model if call is None else call, states=states)
     index = None
     if twin is not None:
         source = speech.source_index
+        assert source is not None
         index = torch.where(source >= 0, twin.index.gather(1, source.clamp_min(0)), -1)
     return View(
         batch,
@@ -81,19 +80,19 @@ def run_forwards(
         **passes,
         twin_index=index,
         twin_clips=None if twin is None else twin.clips,
-        vocabulary=_vocabulary(model),
+        vocabulary=port.vocabulary(),
         step_ids=step_ids,
         draw_seed=draw_seed,
     )
 
 
 def _without_gradient(
-    model: Any,
-    batch: Mapping[str, Tensor],
+    port: Port,
+    batch: Mapping[str, Any],
     twin: Twin | None,
     name: str,
     reference: Reference | None,
-    states: dict[str, Any],
+    states: bool,
 ) -> Any:
     """One pass in evaluation mode, by present or former weights."""
     former: Any = nullcontext()
@@ -101,30 +100,8 @@ def _without_gradient(
         if reference is None:
             raise ValueError(f"the pass {name!r} needs the weights at the stage's start; pass one")
         former = reference.weights()
-    with torch.no_grad(), evaluating(model), former:
+    with torch.no_grad(), evaluating(port.model), former:
         if name.endswith("speech"):
-            inputs = {k: value for k, value in batch.items() if k not in _NOT_OF_THE_MODEL}
-            output = model(**inputs, **states)
-            output.labels = _labels(batch, output)
-            return output
+            return port.speech(batch, port.model, states=states)
         assert twin is not None
-        output = model(input_ids=twin.input_ids, attention_mask=twin.attention_mask, **states)
-        output.labels = twin.labels
-        return output
-
-
-def _labels(batch: Mapping[str, Tensor], output: Any) -> Tensor | None:
-    """The batch's labels where the output's positions now stand."""
-    labels = batch.get("labels")
-    return None if labels is None else labels_at(labels, output.source_index)
-
-
-def _vocabulary(model: Any) -> Vocabulary:
-    embedding = model.get_input_embeddings()
-
-    def embed(ids: Tensor) -> Tensor:
-        with torch.no_grad():
-            rows: Tensor = embedding(ids)
-        return rows
-
-    return Vocabulary(embed, embedding.weight.detach(), model.config.pad_token_id)
+        return port.text(twin, states=states)

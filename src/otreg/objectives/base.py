@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from otreg.objectives.targets import Targets
-from otreg.pair import SpeechTextPair
+from otreg.pair import SpeechTextPair, TokenRows
 
 NEEDS = ("text", "reference_speech", "reference_text", "step_ids")
 """What an objective can ask for: passes, and the token ids of the step's transcripts."""
@@ -69,12 +69,12 @@ class Vocabulary:
     Args:
         embed: (…) ids -> (…, dim) rows as the language model receives them.
         table: (vocab, dim) the embedding weight; its rows may differ from embed's by one factor.
-        pad_token_id: the token that stands for "nothing said".
+        pad_token_id: the token that stands for "nothing said"; None = the model has none.
     """
 
     embed: Callable[[Tensor], Tensor]
-    table: Tensor
-    pad_token_id: int
+    table: Tensor | TokenRows
+    pad_token_id: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,14 +145,16 @@ class View:
             ids, mask, speech, frame_mask = (x[chosen] for x in (ids, mask, speech, frame_mask))
         ids = ids.masked_fill(~mask, 0)  # the padding's id may lie outside the table
         words = self.vocabulary
-        pad = torch.tensor(words.pad_token_id, device=ids.device)
+        pad = None
+        if words.pad_token_id is not None:
+            pad = words.embed(ids.new_tensor([words.pad_token_id]))[0]
         return SpeechTextPair(
             speech=speech,
             text=words.embed(ids),
             speech_mask=frame_mask,
             text_mask=mask,
             token_ids=ids,
-            pad_embedding=words.embed(pad),
+            pad_embedding=pad,
             embedding_table=words.table,
             pad_token_id=words.pad_token_id,
             step_ids=self.step_ids,
@@ -252,7 +254,7 @@ class OnPair(nn.Module):
         self.objective = objective
         self.layer = layer
         self.needs = frozenset({"text"} if layer is not None else ())
-        if getattr(objective, "vocabulary", "all") != "all":
+        if getattr(objective, "needs_step_ids", False):
             self.needs |= {"step_ids"}
         self.layers = frozenset({layer} if layer is not None else ())
 

@@ -28,8 +28,9 @@ class CTC(nn.Module):
         dim: width of the speech embeddings; for a head of its own, and only for it.
         vocab_size: number of token ids; for a head of its own, and only for it.
         vocabulary: the tied scores' classes: "all" rows of the embedding table; "step", the tokens
-            of the optimiser step's transcripts; or a number k, those and k more, drawn anew each
-            step. A head of its own always has all.
+            of the optimiser step's transcripts; a number k, those and k more, drawn anew each step;
+            or "auto", all of a table up to 8192 rows and 2048 drawn ones of a larger one. A head of
+            its own always has all.
 
     Returns:
         Calling it on a SpeechTextPair gives an AlignmentOutput: loss (batch,), in nats per token;
@@ -65,7 +66,7 @@ class CTC(nn.Module):
         temperature: float = 0.1,
         dim: int | None = None,
         vocab_size: int | None = None,
-        vocabulary: str | int = "all",
+        vocabulary: str | int = "auto",
     ) -> None:
         super().__init__()
         check_positive("temperature", temperature)
@@ -80,17 +81,22 @@ class CTC(nn.Module):
                 f"CTC(tied=False) needs dim and vocab_size for its head, got dim={dim}, "
                 f"vocab_size={vocab_size}"
             )
-        if not tied and vocabulary != "all":
+        if not tied and vocabulary not in ("auto", "all"):
             raise ValueError(
                 f"vocabulary must be 'all' with tied=False, got {vocabulary!r}: a head of its own "
                 "scores all classes; leave it out, or pass tied=True"
             )
         self.tied = tied
         self.temperature = temperature
-        self.vocabulary = vocabulary
+        self.vocabulary = vocabulary if tied else "all"
         self.head: nn.Linear | None = None
         if dim is not None and vocab_size is not None:
             self.head = nn.Linear(dim, vocab_size + 1)
+
+    @property
+    def needs_step_ids(self) -> bool:
+        """Whether it scores against the transcripts' tokens of the whole step."""
+        return self.vocabulary != "all"
 
     def forward(self, pair: SpeechTextPair) -> AlignmentOutput:
         """Score the pair's speech against its transcript; see the class."""

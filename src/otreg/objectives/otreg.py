@@ -50,8 +50,9 @@ class OTReg:
         position_width: the prior's width as a share of the utterance, > 0.
         temperature: of the softmax over the vocabulary, > 0.
         vocabulary: the softmax's classes: "all" rows of the embedding table; "step", the tokens of
-            the optimiser step's transcripts; or a number k, those and k more, drawn anew each step
-            (docs/theory.md: 2048 for tables of real size).
+            the optimiser step's transcripts; a number k, those and k more, drawn anew each step; or
+            "auto", all of a table up to 8192 rows and 2048 drawn ones of a larger one
+            (docs/theory.md).
         method: the solver, as in `otreg.sinkhorn`.
 
     Returns:
@@ -90,7 +91,7 @@ class OTReg:
     position_prior: float = 0.1
     position_width: float = 0.2
     temperature: float = 0.05
-    vocabulary: str | int = "all"
+    vocabulary: str | int = "auto"
     method: str = "auto"
 
     @classmethod
@@ -143,6 +144,11 @@ class OTReg:
     def needs_vocabulary(self) -> bool:
         """Whether the pair must stand in the embedding space of a vocabulary, not a hidden layer."""
         return self.loss == "vocabulary" or self.pad_anchor
+
+    @property
+    def needs_step_ids(self) -> bool:
+        """Whether it scores against the transcripts' tokens of the whole step."""
+        return self.loss == "vocabulary" and self.vocabulary != "all"
 
     def __call__(self, pair: SpeechTextPair) -> AlignmentOutput:
         """Solve each utterance's transport problem and return its loss; see the class."""

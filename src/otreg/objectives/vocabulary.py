@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from otreg.pair import SpeechTextPair
+from otreg.pair import SpeechTextPair, TokenRows
 from otreg.shapes import Float, Int
 
 _SAME_ROW = 1 - 1e-5  # a cosine; rounding to bfloat16 alone costs less than 1e-6
 _PROBED_COLUMNS = 4
 _MAX_SEED = 2**63
+_ALL_ROWS, _DRAWN_ROWS = 8192, 2048  # what "auto" means
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Classes:
         left_out: ids of further rows that are the pad row, which do not take part beside it.
     """
 
-    table: Tensor
+    table: Tensor | TokenRows
     token_class: Tensor
     pad_class: int | None = None
     pad_row: Tensor | None = None
@@ -85,18 +86,28 @@ def check_vocabulary(setting: str | int) -> None:
     """Refuse a setting of `vocabulary` that is none.
 
     Raises:
-        ValueError: unless it is "all", "step" or a number >= 0.
+        ValueError: unless it is "auto", "all", "step" or a number >= 0.
     """
     is_number = isinstance(setting, int) and not isinstance(setting, bool)
-    if setting in ("all", "step") or (is_number and int(setting) >= 0):
+    if setting in ("auto", "all", "step") or (is_number and int(setting) >= 0):
         return
     raise ValueError(
-        "vocabulary must be 'all', 'step' (the transcripts' tokens of the step) or a number >= 0 "
+        "vocabulary must be 'auto', 'all', 'step' (the transcripts' tokens of the step) or a number >= 0 "
         f"(those and so many more, drawn at random), got {setting!r}"
     )
 
 
-def pair_classes(pair: SpeechTextPair, *, with_pad: bool, setting: str | int = "all") -> Classes:
+def resolved(setting: str | int, table: Tensor | TokenRows | None) -> str | int:
+    """What "auto" means for a table: all its rows up to 8192 of them, above that (or where they
+    cannot be read at once) the step's tokens and 2048 drawn; another setting stays.
+    """
+    if setting != "auto":
+        return setting
+    small = table is None or (len(table) <= _ALL_ROWS and not isinstance(table, TokenRows))
+    return "all" if small else _DRAWN_ROWS
+
+
+def pair_classes(pair: SpeechTextPair, *, with_pad: bool, setting: str | int = "auto") -> Classes:
     """Choose the classes of a pair.
 
     Args:
@@ -104,10 +115,11 @@ def pair_classes(pair: SpeechTextPair, *, with_pad: bool, setting: str | int = "
             the batch (by id where token_ids are given, by row otherwise) are the whole vocabulary.
         with_pad: the pair's pad_embedding is a class too: its row of the table, or, where it has
             none, one more.
-        setting: which rows of the table take part. "all"; "step": the tokens of pair.step_ids and
-            of the pair itself; a number k: those and k others, drawn without replacement by
-            pair.draw_seed (None: by torch's global generator), each of which stands for (the
-            others' number) / k rows, so that the sum over classes is right on average.
+        setting: which rows of the table take part. "auto": see `resolved`; "all"; "step": the
+            tokens of pair.step_ids and of the pair itself; a number k: those and k others, drawn
+            without replacement by pair.draw_seed (None: by torch's global generator), each of which
+            stands for (the others' number) / k rows, so that the sum over classes is right on
+            average.
 
     Raises:
         ValueError: when token_ids are missing beside a table, pad_embedding is missing, a
@@ -119,6 +131,8 @@ def pair_classes(pair: SpeechTextPair, *, with_pad: bool, setting: str | int = "
     """
     mask = pair.text_mask
     assert mask is not None  # SpeechTextPair fills masks in
+    setting = resolved(setting, pair.embedding_table)
+    table: Tensor | TokenRows
     if pair.embedding_table is None:
         if setting not in ("all", "step", 0):
             raise ValueError(
@@ -203,11 +217,16 @@ def rows_like(table: Float[Tensor, "vocab dim"], row: Float[Tensor, " dim"]) -> 
     return tuple(found[same].tolist())
 
 
-def _pad_rows(pair: SpeechTextPair, table: Tensor) -> tuple[int, ...]:
+def _pad_rows(pair: SpeechTextPair, table: Tensor | TokenRows) -> tuple[int, ...]:
     """The table's rows that are the pad row: by its id where that is known."""
     assert pair.pad_embedding is not None
     if pair.embedding_table is not None and pair.pad_token_id is not None:
         return (pair.pad_token_id,)
+    if isinstance(table, TokenRows):
+        raise ValueError(
+            "a sharded embedding table cannot be searched for the pad row, and pad_token_id is None; "
+            "pass SpeechTextPair(pad_token_id=…)"
+        )
     return rows_like(table, pair.pad_embedding.detach())
 
 

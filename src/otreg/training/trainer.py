@@ -149,7 +149,7 @@ class SpeechLMTrainer(Trainer):
             needs=self.needs,
             layers=self.layers,
             reference=self.reference,
-            wrapped=model,
+            call=model,
             step_ids=step_ids,
             draw_seed=self._draw_seed() if "step_ids" in self.needs else None,
         )

@@ -1,0 +1,19 @@
+"""OTReg in other people's models: one port that reads any Hugging Face speech language model."""
+
+from otreg.integrations.attach import Handle, attach
+from otreg.integrations.families import Family, UnsupportedModelError, family_of
+from otreg.integrations.own_loop import pair_from_labels
+from otreg.integrations.port import ForeignPort
+from otreg.integrations.trainer import AttachedCallback, AttachedTrainer
+
+__all__ = [
+    "AttachedCallback",
+    "AttachedTrainer",
+    "Family",
+    "ForeignPort",
+    "Handle",
+    "UnsupportedModelError",
+    "attach",
+    "family_of",
+    "pair_from_labels",
+]

@@ -1,0 +1,1 @@
+"""Tiny models of the families that the tests attach to, a file each."""

@@ -1,0 +1,161 @@
+"""Qwen2-Audio: Whisper's encoder over a window of fixed length, pooled by two, a linear projector, Qwen2.
+
+The window is 4 s here and 30 s in the checkpoints; longer audio is cut to it. Where no row has two
+placeholders side by side (audio of up to 0.06 s) the model expands them by itself, and fails with labels.
+
+The helpers serve the families that work alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import (
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+    Qwen2AudioConfig,
+    Qwen2AudioForConditionalGeneration,
+    Qwen2AudioProcessor,
+    Qwen2Tokenizer,
+    WhisperFeatureExtractor,
+)
+
+from families.base import SAMPLE_RATE_HZ, TEXTS, TinyFamily, transcript_labels
+
+HOP_LENGTH = 160
+WINDOW_S = 4
+NUM_MEL_BINS = 16
+SPREAD = {"initializer_range": 0.2}  # ten times the default: at these widths less hides the speech
+TINY_TEXT = {
+    **SPREAD,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+}
+TINY_WHISPER = {
+    **SPREAD,
+    "num_mel_bins": NUM_MEL_BINS,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_source_positions": WINDOW_S * SAMPLE_RATE_HZ // HOP_LENGTH // 2,
+}
+
+
+def byte_tokenizer(*special_tokens: str, eos_token: str, **kwargs: Any) -> Qwen2Tokenizer:
+    """A byte-level tokenizer trained on the tests' transcripts; it pads with <|endoftext|>, as Qwen's do."""
+    blank = Qwen2Tokenizer(eos_token=eos_token, **kwargs)
+    return blank.train_new_from_iterator(
+        [TEXTS],
+        vocab_size=320,
+        new_special_tokens=list(special_tokens) or None,
+        show_progress=False,
+    )
+
+
+def text_config(tokenizer: Any) -> dict[str, Any]:
+    """A tiny decoder's configuration that fits the tokenizer."""
+    names = [f"{kind}_token_id" for kind in ("bos", "eos", "pad")]
+    ids = {name: getattr(tokenizer, name) for name in names}
+    return {**TINY_TEXT, "vocab_size": len(tokenizer), **ids}
+
+
+def save_random(folder: Path, model_class: Any, config: Any, processor: Any) -> None:
+    """Save a random model of seed 0 and its processor."""
+    torch.manual_seed(0)
+    model_class(config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def load_auto(folder: Path) -> tuple[Any, Any]:
+    return AutoModelForMultimodalLM.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+
+
+def chat_batch(
+    processor: Any,
+    waveforms: Sequence[np.ndarray],
+    transcripts: Sequence[str],
+    *,
+    request: str = "",
+    start: str = "",
+    end: str,
+) -> dict[str, Any]:
+    """`TinyFamily.batch` by the chat template: the assistant's turn is `start`, the transcript and `end`."""
+    chats = _questions(waveforms, request)
+    for chat, transcript in zip(chats, transcripts, strict=True):
+        answer = [{"type": "text", "text": start + transcript}]
+        chat.append({"role": "assistant", "content": answer})
+    inputs = _encode(processor, chats, padding_side="right")
+    tokenizer = processor.tokenizer
+    answers = [tokenizer(text + end, add_special_tokens=False).input_ids for text in transcripts]
+    labels = transcript_labels(inputs["input_ids"], inputs["attention_mask"], answers)
+    return {**inputs, "labels": labels}
+
+
+def chat_prompt(
+    processor: Any, waveforms: Sequence[np.ndarray], *, request: str = ""
+) -> dict[str, Any]:
+    """`TinyFamily.prompt` by the chat template."""
+    chats = _questions(waveforms, request)
+    return _encode(processor, chats, padding_side="left", add_generation_prompt=True)
+
+
+def _questions(waveforms: Sequence[np.ndarray], request: str) -> list[list[dict[str, Any]]]:
+    text = [{"type": "text", "text": request}] if request else []
+    return [
+        [{"role": "user", "content": [{"type": "audio", "audio": waveform}, *text]}]
+        for waveform in waveforms
+    ]
+
+
+def _encode(processor: Any, chats: list[Any], padding_side: str, **kwargs: Any) -> dict[str, Any]:
+    options = {"text_kwargs": {"padding": True, "padding_side": padding_side}}
+    inputs = processor.apply_chat_template(
+        chats,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs=options,
+        **kwargs,
+    )
+    return dict(inputs)
+
+
+def save(folder: Path) -> None:
+    tokenizer = byte_tokenizer(
+        "<|im_start|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>", eos_token="<|im_end|>"
+    )
+    config = Qwen2AudioConfig(
+        audio_config=TINY_WHISPER,
+        text_config=text_config(tokenizer),
+        audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
+    )
+    extractor = WhisperFeatureExtractor(feature_size=NUM_MEL_BINS, chunk_length=WINDOW_S)
+    processor = Qwen2AudioProcessor(extractor, tokenizer)  # it brings its chat template
+    save_random(folder, Qwen2AudioForConditionalGeneration, config, processor)
+
+
+def num_rows(num_samples: int) -> int:
+    frames = -(-num_samples // HOP_LENGTH)  # every frame that begins in the true audio
+    frames = (frames - 1) // 2 + 1  # the second convolution: kernel 3, stride 2, padding 1
+    return (frames - 2) // 2 + 1  # the average pool: kernel 2, stride 2, no padding
+
+
+FAMILY = TinyFamily(
+    name="Qwen2-Audio",
+    model_type="qwen2_audio",
+    save=save,
+    load=load_auto,
+    batch=partial(chat_batch, request="Transcribe.", end="<|im_end|>\n"),
+    prompt=partial(chat_prompt, request="Transcribe."),
+    num_rows=num_rows,
+)

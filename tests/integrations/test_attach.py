@@ -1,0 +1,295 @@
+"""`attach` in one family: options, wrappers, errors, and that a handle leaves nothing behind."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from families.base import TEXTS, waveforms
+from families_at_hand import DURATIONS_S, Load, steady
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+
+from otreg import CTC, OTReg, attach
+from otreg.objectives import Distillation, OnPair
+
+LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights="gaussian")
+
+
+@pytest.fixture
+def qwen(load: Load) -> Iterator[tuple[Any, Any, dict[str, Any]]]:
+    """A fresh tiny Qwen2-Audio, its processor, and a batch of four."""
+    family, model, processor = load("qwen2_audio")
+    return model, processor, family.batch(processor, waveforms(*DURATIONS_S), TEXTS)
+
+
+def added(model: Any, batch: dict[str, Any], *objective: Any, **options: Any) -> Tensor:
+    """What a handle adds to the loss of a batch."""
+    handle = attach(model, *objective, **options)
+    model(**batch)
+    handle.detach()
+    return handle.loss.detach()
+
+
+def test_detach_leaves_the_model_as_it_was(qwen) -> None:
+    model, _, batch = qwen
+    before = set(vars(model))
+    decoder = model.get_decoder()
+    plain = model(**batch).loss
+    handle = attach(model, OTReg(), weight=0.3)
+    assert model(**batch).loss > plain
+    handle.detach()
+    assert set(vars(model)) == before
+    assert not decoder._forward_pre_hooks
+    assert torch.equal(model(**batch).loss, plain)
+
+
+def test_a_copy_of_the_model_is_not_attached(qwen) -> None:
+    model, _, batch = qwen
+    plain = model(**batch).loss
+    handle = attach(model, OTReg(), weight=0.3)
+    copied = copy.deepcopy(model)
+    assert torch.equal(copied(**batch).loss, plain)
+    assert model(**batch).loss > plain
+    handle.detach()
+
+
+def test_nothing_is_added_without_gradient_or_in_evaluation(qwen) -> None:
+    model, _, batch = qwen
+    handle = attach(model, OTReg(), weight=0.3)
+    with torch.no_grad():
+        model(**batch)
+    model.eval()
+    model(**batch)
+    assert handle.loss is None
+    handle.detach()
+
+
+def test_generate_gives_the_same_tokens(load: Load) -> None:
+    family, model, processor = load("qwen2_audio")
+    prompt = family.prompt(processor, waveforms(*DURATIONS_S))
+    options = {"max_new_tokens": 5, "do_sample": False}
+    expected = model.generate(**prompt, **options)
+    handle = attach(model, OTReg(), weight=0.3)
+    assert torch.equal(model.generate(**prompt, **options), expected)
+    handle.detach()
+
+
+def test_several_objectives_by_name(qwen) -> None:
+    model, _, batch = qwen
+    both = {"otreg": (OTReg(), 0.3), "paper": (OTReg.paper(), 0.5)}
+    handle = attach(model, both)
+    model(**batch)
+    handle.detach()
+    expected = 0.3 * handle.terms["otreg"] + 0.5 * handle.terms["paper"]
+    assert torch.allclose(handle.loss, expected)
+    assert {"otreg/vocabulary", "paper/cost", "paper/sparsity"} <= handle.terms.keys()
+
+
+def test_transcripts_may_be_strings_of_the_batch(qwen) -> None:
+    model, processor, batch = qwen
+    options = {"weight": 0.3, "processor": processor}
+    expected = added(model, batch, OTReg(), **options)
+    spoken = batch | {"transcripts": list(TEXTS)}
+    assert torch.allclose(added(model, spoken, OTReg(), text="transcripts", **options), expected)
+    one_less = batch | {"transcripts": [*TEXTS[:3], None]}
+    handle = attach(model, OTReg(), text="transcripts", **options)
+    model(**one_less)
+    assert handle.terms["otreg/cost"].isfinite()
+    model.eval()
+    model(**spoken)  # the key is taken out where nothing is added, too
+    handle.detach()
+
+
+def test_transcripts_may_be_ids_of_the_batch(qwen) -> None:
+    model, processor, batch = qwen
+    rows = [processor.tokenizer(text)["input_ids"] for text in TEXTS]
+    size = max(len(row) for row in rows)
+    ids = torch.tensor([row + [-100] * (size - len(row)) for row in rows])
+    expected = added(model, batch, OTReg(), weight=0.3)
+    assert torch.allclose(
+        added(model, batch | {"words": ids}, OTReg(), weight=0.3, text="words"), expected
+    )
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
+)  # peft's
+def test_lora_before_or_after_attach(qwen) -> None:
+    model, _, batch = qwen
+    torch.manual_seed(0)
+    wrapped = get_peft_model(copy.deepcopy(model), LORA)
+    steady(wrapped)
+    handle = attach(wrapped, OTReg(), weight=0.3)
+    before = wrapped(**batch).loss
+    handle.detach()
+    later = attach(model, OTReg(), weight=0.3)
+    torch.manual_seed(0)
+    wrapped = get_peft_model(model, LORA)
+    steady(wrapped)
+    after = wrapped(**batch).loss
+    later.detach()
+    assert torch.equal(before, after)
+    assert torch.equal(handle.loss, later.loss)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_changes_nothing(qwen, reentrant: bool) -> None:
+    model, _, batch = qwen
+    handle = attach(model, OTReg(), weight=0.3)
+    model(**batch).loss.backward()
+    expected = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    model.activation_checkpointing_enable({"use_reentrant": reentrant})
+    model(**batch).loss.backward()
+    handle.detach()
+    for name, parameter in model.named_parameters():
+        if name in expected:
+            assert torch.allclose(parameter.grad, expected[name], atol=1e-6), name
+
+
+def test_autocast_keeps_the_objective_in_float32(qwen) -> None:
+    model, _, batch = qwen
+    handle = attach(model, OTReg(), weight=0.3)
+    model(**batch)
+    expected = handle.loss
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model(**batch).loss
+    loss.backward()
+    handle.detach()
+    assert handle.loss.dtype == torch.float32
+    assert handle.loss.item() == pytest.approx(expected.item(), rel=0.05)
+
+
+def test_ai_stas_objective_reads_hidden_states_of_both_passes(qwen) -> None:
+    model, _, batch = qwen
+    layers = {f"layer{k}": (OnPair(OTReg(loss="cost"), layer=k), 0.3) for k in (0, 1, 2)}
+    handle = attach(model, layers)
+    output = model(**batch)
+    handle.loss.backward()
+    handle.detach()
+    assert output.hidden_states is None  # nobody asked
+    assert all(0 < handle.terms[name] < 2 for name in layers)
+    assert any(p.grad.any() for p in model.model.multi_modal_projector.parameters())
+
+
+def test_layer_0_of_the_pair_is_what_enters_the_decoder(qwen) -> None:
+    model, _, batch = qwen
+    at_input = added(model, batch, OTReg(loss="cost"), weight=1)
+    at_layer_0 = added(model, batch, OnPair(OTReg(loss="cost"), layer=0), weight=1)
+    assert torch.allclose(at_input, at_layer_0, rtol=1e-4)
+
+
+def test_salads_objective_distils_from_the_start(qwen) -> None:
+    model, _, batch = qwen
+    handle = attach(model, Distillation(), weight=1)
+    model(**batch)
+    first = handle.loss.item()
+    assert first > 0
+    with torch.no_grad():  # the present weights move, those of the teacher do not
+        model.lm_head.weight.normal_()
+    model(**batch)
+    assert handle.loss.item() > first
+    handle.detach()
+    speechless = attach(model, Distillation("text"), weight=1)
+    text = {
+        "input_ids": batch["input_ids"][:, :3].clamp(max=200),
+        "labels": batch["labels"] * 0 + 5,
+    }
+    text["labels"] = text["labels"][:, :3]
+    model(**text)
+    speechless.detach()
+    assert abs(speechless.loss.item()) < 1e-5  # without speech the row is its own twin
+
+
+def test_padding_on_the_left_gives_the_same_pair(load: Load) -> None:
+    family, model, processor = load("qwen2_audio")
+    batch = family.batch(processor, waveforms(*DURATIONS_S), TEXTS)
+    expected = added(model, batch, OTReg(tol=1e-5), weight=1)
+    shift = [int(n) for n in (1 - batch["attention_mask"]).sum(1)]
+    left = dict(batch)
+    for name in ("input_ids", "attention_mask", "labels"):
+        rows = [row.roll(by) for row, by in zip(batch[name], shift, strict=True)]
+        left[name] = torch.stack(rows)
+    assert torch.allclose(added(model, left, OTReg(tol=1e-5), weight=1), expected, rtol=1e-3)
+
+
+def test_a_second_attach_is_refused(qwen) -> None:
+    model, _, _ = qwen
+    handle = attach(model, OTReg(), weight=0.3)
+    with pytest.raises(ValueError, match="attached to already"):
+        attach(model, OTReg(), weight=0.3)
+    handle.detach()
+    attach(model, OTReg(), weight=0.3).detach()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((OTReg(),), "needs weight="),
+        (({},), "at least one objective"),
+        ((OTReg(), -1.0), "weight"),
+        ((OTReg(), float("nan")), "weight"),
+        ((CTC(tied=False, dim=32, vocab_size=9), 0.3), "parameters of its own"),
+    ],
+)
+def test_wrong_arguments_are_refused(qwen, arguments: tuple[Any, ...], message: str) -> None:
+    model, _, _ = qwen
+    options = {"weight": arguments[1]} if len(arguments) > 1 else {}
+    with pytest.raises(ValueError, match=message):
+        attach(model, arguments[0], **options)
+    assert "forward" not in vars(model)
+    assert not model.get_decoder()._forward_pre_hooks
+
+
+def test_batches_that_cannot_be_read_are_refused(qwen) -> None:
+    model, _processor, batch = qwen
+    handle = attach(model, OTReg(), weight=0.3)
+    with pytest.raises(ValueError, match="has no labels"):
+        model(**{name: value for name, value in batch.items() if name != "labels"})
+    empty = batch["labels"].clone()
+    empty[2] = -100
+    with pytest.raises(ValueError, match="labels of row 2 of the batch hold no text"):
+        model(**batch | {"labels": empty})
+    without = {
+        k: v for k, v in batch.items() if k not in ("input_features", "feature_attention_mask")
+    }
+    with pytest.raises(ValueError, match="not replaced by speech"):
+        model(**without)
+    two = torch.cat([batch["input_ids"], batch["input_ids"]], 1)
+    with pytest.raises(ValueError, match="several clips"):
+        model(**batch | {"input_ids": two, "labels": torch.cat([batch["labels"]] * 2, 1)})
+    handle.detach()
+    keyed = attach(model, OTReg(), weight=0.3, text="transcripts")
+    with pytest.raises(ValueError, match="has no 'transcripts'"):
+        model(**batch)
+    with pytest.raises(ValueError, match="need the tokenizer"):
+        model(**batch, transcripts=list(TEXTS))
+    keyed.detach()
+
+
+def test_too_few_placeholders_are_refused(qwen) -> None:
+    model, _, batch = qwen
+    handle = attach(model, OTReg(), weight=0.3)
+    audio = model.config.audio_token_id
+    fewer = batch["input_ids"].clone()
+    fewer[0, (fewer[0] == audio).nonzero()[0]] = 0
+    with pytest.raises(ValueError, match=r"(?i)do not match"):
+        model(**batch | {"input_ids": fewer})
+    handle.detach()
+
+
+def test_begin_step_needs_to_know_what_is_counted(qwen) -> None:
+    model, _, batch = qwen
+    handle = attach(model, {"kl": (Distillation("text"), 1.0)})
+    with pytest.raises(ValueError, match="does not count utterances"):
+        handle.begin_step(num_utterances=4)
+    with pytest.raises(ValueError, match="either num_utterances or batches"):
+        handle.begin_step()
+    handle.begin_step(batches=[batch, batch])
+    model(**batch)
+    assert handle.loss.item() == pytest.approx(handle.terms["kl"].item() / 2, rel=1e-4)
+    handle.detach()
