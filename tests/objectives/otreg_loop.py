@@ -76,7 +76,9 @@ def loop_loss(pair: SpeechTextPair, k: int, options: OTReg) -> tuple[float, np.n
         loss = primal_value(plan, problem, a, b, options.epsilon, rho_b=options.rho_target or 0.0)
     else:
         table = pair.embedding_table.numpy()
-        take_part = range(VOCAB) if options.vocabulary == "all" else pair.step_ids.tolist()
+        take_part = (
+            range(VOCAB) if options.vocabulary in ("all", "auto") else pair.step_ids.tolist()
+        )
         labels = [v for v in take_part if v > 0 or not options.pad_anchor]  # row 0 is the pad row
         classes = np.vstack([table[labels], pad]) if options.pad_anchor else table[labels]
         loss = 0.0

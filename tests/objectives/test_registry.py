@@ -62,7 +62,9 @@ def test_presets_and_options_are_what_their_names_say() -> None:
 def test_the_steps_tokens_are_asked_for_where_they_are_used(setting: str | int) -> None:
     for name in ("otreg", "ctc"):
         assert build_objective(name, {"vocabulary": setting}, **SIZES).needs == {"step_ids"}
-        assert build_objective(name, **SIZES).needs == frozenset()
+        assert build_objective(name, {"vocabulary": "all"}, **SIZES).needs == frozenset()
+        assert build_objective(name, **SIZES).needs == {"step_ids"}  # a large table has them drawn
+    assert build_objective("otreg", {"loss": "cost"}, **SIZES).needs == frozenset()
 
 
 def test_hidden_layers_are_refused_to_what_needs_a_vocabulary() -> None:

@@ -6,6 +6,7 @@ import torch
 
 from otreg import CTC, OTReg, SpeechTextPair
 from otreg.objectives.vocabulary import pair_classes, rows_like
+from otreg.pair import TokenRows
 
 VOCAB, DIM = 60, 8
 
@@ -222,3 +223,40 @@ def test_rows_cannot_be_drawn_without_a_table() -> None:
         OTReg(vocabulary=4)(bare)
     step = OTReg(vocabulary="step")
     torch.testing.assert_close(step(bare).loss, step(make_pair()).loss)
+
+
+def by_rows(pair: SpeechTextPair) -> TokenRows:
+    """The pair's table as a sharded one is read."""
+    table = pair.embedding_table
+    return TokenRows(lambda ids: table[ids], tuple(table.shape), table.device)
+
+
+def test_auto_is_all_of_a_small_table_and_2048_drawn_rows_of_a_large_one() -> None:
+    assert pair_classes(make_pair(), with_pad=False).members is None
+    large = torch.randn(8193, DIM)
+    pair = make_pair(embedding_table=large, draw_seed=3)
+    assert pair_classes(pair, with_pad=False).num_drawn == 2048
+    assert pair_classes(make_pair(embedding_table=large[:8192]), with_pad=False).members is None
+    few = make_pair(embedding_table=None, token_ids=None)
+    assert pair_classes(few, with_pad=False).members is None  # the batch's tokens are all there is
+
+
+@pytest.mark.parametrize("objective", [OTReg, CTC])
+def test_a_table_by_rows_scores_as_one_in_memory(objective: type) -> None:
+    pair = make_pair(pad_token_id=0, draw_seed=3)
+    rows = dataclasses.replace(pair, embedding_table=by_rows(pair))
+    for setting in ("step", 7):
+        expected = objective(vocabulary=setting)(pair).loss
+        torch.testing.assert_close(objective(vocabulary=setting)(rows).loss, expected)
+    everything = objective(vocabulary="all")(pair).loss  # 2048 are more than there are
+    torch.testing.assert_close(objective()(rows).loss, everything)
+
+
+def test_a_table_by_rows_is_not_read_whole() -> None:
+    pair = make_pair(pad_token_id=0)
+    rows = dataclasses.replace(pair, embedding_table=by_rows(pair))
+    with pytest.raises(ValueError, match="whole embedding table cannot be read"):
+        OTReg(vocabulary="all")(rows)
+    unknown = dataclasses.replace(rows, pad_token_id=None)
+    with pytest.raises(ValueError, match="cannot be searched for the pad row"):
+        CTC()(unknown)
