@@ -93,16 +93,9 @@ def test_the_loss_has_the_objectives_weighted_mean_inside(ready) -> None:
     handle.detach()
 
 
-# Encoders whose rows depend on the padding behind them: how much an utterance's rows change in these
-# tiny models when a longer one stands beside it (largest share of a row's norm, measured with noise of
-# 0.5 to 2.1 s). Theirs to mend; utterances of one length do not show it.
-SEE_PADDING = {
-    "fun_asr_nano": 0.45,
-    "gemma3n": 0.0,  # no row changes; a last row more or less is real
-    "granite_speech": 0.89,
-    "phi4_multimodal": 0.30,
-    "qwen3_asr": 0.04,
-}
+# Encoders whose rows depend on the padding behind them, or (Gemma 3n) whose last row does. Theirs to
+# mend, see docs/attach.md; utterances of one length do not show it.
+SEE_PADDING = {"fun_asr_nano", "gemma3n", "granite_speech", "phi4_multimodal", "qwen3_asr"}
 
 
 def durations(family: TinyFamily, wanted: tuple[float, ...]) -> tuple[float, ...]:
