@@ -207,6 +207,18 @@ def test_in_every_seed_is_stricter_than_pooled_and_shows_the_worst_seed():
     assert row["compared"] == "each seed: m of new on test"
 
 
+def test_seeds_that_are_judged_apart_may_have_utterances_of_their_own():
+    """SALAD's selections differ by seed; over three seeds their share of a topic went unjudged."""
+    other = IDS[1:4]
+    records = [sample("new", [1, 2, 3]), sample("new", [4, 5, 6], seed=1, ids=other)]
+    row = verdict(records, each="seed")
+    assert [case["figure"] for case in row["cases"]] == [2, 5]
+    assert all(case["low"] < case["figure"] < case["high"] for case in row["cases"])
+    assert "different utterances" in verdict(records)["missing"]
+    unpaired = [*records, sample("base", [1, 1, 1]), sample("base", [1, 1, 1], seed=1)]
+    assert "different utterances" in verdict(unpaired, minus="base", each="seed")["missing"]
+
+
 def test_each_and_any_split_arms_corpora_and_places():
     records = [
         sample(arm, [value], corpus=corpus, layer=layer)

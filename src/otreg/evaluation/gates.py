@@ -141,7 +141,9 @@ def _figures(
     seeds = sorted(set.intersection(*(set(cell) for cell in by_cell)))
     if not seeds:
         raise _NotMeasuredError(f"no seed for which all is known that is compared: {comparison}")
-    _check_paired(comparison, sides, found)
+    groups = [[index] for index in range(len(seeds))] if by_seed else [list(range(len(seeds)))]
+    for group in groups:  # seeds that are judged apart may have utterances of their own
+        _check_paired(comparison, sides, found, [seeds[index] for index in group])
     drawn = _resampled(by_cell, seeds)
     values = [np.array([[cell[seed].value for seed in seeds] for cell in side]) for side in found]
     point = _combined(comparison, [v.mean(axis=0) for v in values])  # (seeds,)
@@ -151,7 +153,6 @@ def _figures(
     if drawn is not None:
         split = [drawn[: len(found[0])], drawn[len(found[0]) :]][: len(found)]
         spread = _combined(comparison, [cell.mean(axis=0) for cell in split])  # (resamples, seeds)
-    groups = [[index] for index in range(len(seeds))] if by_seed else [list(range(len(seeds)))]
     return [
         _figure(
             point[group],
@@ -249,14 +250,17 @@ def _cells_of(cells: Mapping[tuple, Mapping[int, _Cell]], side: Side) -> list[Ma
 
 
 def _check_paired(
-    comparison: Comparison, sides: list[Side], found: list[list[Mapping[int, _Cell]]]
+    comparison: Comparison,
+    sides: list[Side],
+    found: list[list[Mapping[int, _Cell]]],
+    seeds: Iterable[int],
 ) -> None:
-    """One corpus has the same utterances in every arm and seed that is compared on it."""
+    """One corpus has the same utterances in every arm and seed that one figure is made of."""
     seen: dict[str, str] = {}
     for side, of_side in zip(sides, found, strict=True):
         corpora = [corpus for _ in side.arms for corpus in side.corpora for _ in side.at]
         for corpus, cell in zip(corpora, of_side, strict=True):
-            for one in cell.values():
+            for one in (cell[seed] for seed in seeds):
                 if one.digest is not None and seen.setdefault(corpus, one.digest) != one.digest:
                     raise _NotMeasuredError(
                         f"arms or seeds were measured on different utterances of {corpus}, so "

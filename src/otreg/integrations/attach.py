@@ -138,30 +138,34 @@ class Handle:
         *,
         num_utterances: int | None = None,
         batches: Iterable[Mapping[str, Any]] | None = None,
-        num_ranks: int = 1,
     ) -> None:
         """Say what the next optimiser step holds, so that its loss does not depend on its cuts.
 
         Until the next call each micro-batch then adds weight * (sum of its losses) / N, N the whole
         step's utterances, over all its micro-batches and ranks: do not divide by the number of
-        micro-batches again.
+        micro-batches again. Where torch.distributed runs, gradients are taken to be averaged over
+        its ranks, as DistributedDataParallel and FSDP do.
 
         Args:
-            num_utterances: N. Enough where all objectives count utterances and none draws from the
-                vocabulary.
-            batches: all micro-batches of the step, in place of num_utterances: whatever the
-                objectives count is counted, and the step's transcripts are gathered.
-            num_ranks: by how many ranks gradients are averaged; with num_utterances alone (over all
-                ranks): `batches` are those of one.
+            num_utterances: N, over all ranks. Enough where all objectives count utterances and none
+                draws from the vocabulary.
+            batches: this rank's micro-batches of the step, in place of num_utterances: whatever the
+                objectives count is counted over all ranks, and the step's transcripts are gathered;
+                every rank must call this.
 
         Raises:
             ValueError: neither or both are given, or an objective counts something else.
         """
         if (num_utterances is None) == (batches is None):
             raise ValueError("give begin_step either num_utterances or batches")
+        is_distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        num_ranks = torch.distributed.get_world_size() if is_distributed else 1
         if batches is not None:
             full = [self.port.completed(batch) for batch in batches]
-            self.set_step(self.counts(full), transcripts_of(full), num_ranks)
+            counts, ids = self.counts(full), transcripts_of(full)
+            if num_ranks > 1:
+                counts, ids = _over_ranks(counts, ids, num_ranks)
+            self.set_step(counts, ids, num_ranks)
             return
         assert num_utterances is not None
         if num_utterances < 1:
@@ -193,7 +197,8 @@ class Handle:
                 averaged.
         """
         self._num_steps += 1
-        self._counts, self._step_ids, self._factor = dict(counts), step_ids, factor
+        self._counts = {name: max(1.0, count) for name, count in counts.items()}
+        self._step_ids, self._factor = step_ids, factor
 
     def detach(self) -> None:
         """Leave the model as it was before `attach`."""
@@ -316,6 +321,18 @@ class _AttachedForward:
             del self.model.forward
             if self.before is not None:
                 self.model.forward = self.before
+
+
+def _over_ranks(
+    counts: Mapping[str, float], ids: Tensor | None, num_ranks: int
+) -> tuple[dict[str, float], Tensor | None]:
+    """Counts summed and ids joined over all ranks."""
+    found: list[Any] = [None] * num_ranks
+    own = [] if ids is None else ids.tolist()
+    torch.distributed.all_gather_object(found, (dict(counts), own))
+    total = {name: sum(rank_counts[name] for rank_counts, _ in found) for name in counts}
+    joined = sorted({token for _, tokens in found for token in tokens})
+    return total, torch.tensor(joined) if joined else None
 
 
 def transcripts_of(batches: Iterable[Mapping[str, Any]]) -> Tensor | None:

@@ -132,7 +132,7 @@ def begin_step(
     multiplied = num_ranks if takes_items and trainer.args.average_tokens_across_devices else 1
     divided = 1 if takes_items else len(batches)
     handle.set_step(
-        {name: max(count, 1.0) for name, count in counts.items()},
+        counts,
         ids,
         num_ranks * divided / multiplied,
     )
