@@ -27,18 +27,31 @@ class Rows(torch.utils.data.Dataset):
 
 
 def trained(
-    load: Load, name: str, out: Path, batch_size: int, how: str, weight: float = 0.3, **more: Any
+    load: Load,
+    name: str,
+    out: Path,
+    batch_size: int,
+    how: str,
+    weight: float = 0.3,
+    text: str | None = None,
+    **more: Any,
 ) -> tuple[Tensor, list[dict[str, float]]]:
     """The weights' change by one step of plain descent over eight utterances, and the log."""
     family, model, processor = load(name)
     sounds, texts = waveforms(*EIGHT_S), [*TEXTS, *TEXTS[::-1]]
 
     def collate(rows: list[int]) -> dict[str, Any]:
-        return family.batch(processor, [sounds[i] for i in rows], [texts[i] for i in rows])
+        chosen = [texts[i] for i in rows]
+        batch = family.batch(processor, [sounds[i] for i in rows], chosen)
+        return batch if text is None else batch | {text: chosen}
 
     before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
     handle = attach(
-        model, OTReg(tol=1e-5, max_iter=5000, vocabulary=20), weight=weight, processor=processor
+        model,
+        OTReg(tol=1e-5, max_iter=5000, vocabulary=20),
+        weight=weight,
+        processor=processor,
+        text=text,
     )
     arguments = TrainingArguments(
         output_dir=str(out),
@@ -65,7 +78,7 @@ def trained(
         trainer.add_callback(AttachedCallback(handle, trainer))
     trainer.train()
     handle.detach()
-    assert "get_batch_samples" not in vars(trainer)
+    assert not {"get_batch_samples", "compute_loss"} & set(vars(trainer))
     after = torch.cat([p.detach().flatten() for p in model.parameters()])
     return after - before, trainer.state.log_history
 
@@ -92,6 +105,71 @@ def test_1x8_is_2x4_is_8x1(load: Load, tmp_path: Path, name: str, how: str) -> N
     assert entry["otreg/vocabulary"] > 0
 
 
-def test_losses_of_ones_own_are_refused(load: Load, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="in place of the model's"):
-        trained(load, "voxtral", tmp_path, 8, "subclass", compute_loss_func=lambda *a, **k: None)
+def test_a_loss_of_ones_own_is_added_to(load: Load, tmp_path: Path) -> None:
+    def nothing(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+        return outputs.logits.sum() * 0
+
+    # Trainer takes the labels away then, so the transcripts come by a key of their own.
+    options = {"compute_loss_func": nothing, "text": "transcripts"}
+    whole, _ = trained(load, "qwen2_audio", tmp_path, 8, "subclass", **options)
+    cut, _ = trained(load, "qwen2_audio", tmp_path, 1, "callback", **options)
+    assert whole.norm() > 0
+    assert (cut - whole).norm() < 1e-3 * whole.norm()
+
+
+def test_a_forward_that_was_replaced_is_noticed(load: Load, tmp_path: Path) -> None:
+    _, model, processor = load("qwen2_audio")
+    handle = attach(model, OTReg(), weight=0.3, processor=processor)
+    arguments = TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True)
+    trainer = AttachedTrainer(model=model, args=arguments, handle=handle)
+    before, model.forward = model.forward, type(model).forward.__get__(model)
+    batch = load("qwen2_audio")[0].batch(processor, waveforms(1.0), TEXTS[:1])
+    with pytest.raises(RuntimeError, match="did not reach attach"):
+        trainer.compute_loss(model, batch)
+    model.forward = before
+    handle.detach()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_trls_sft_trainer_takes_the_callback(load: Load, tmp_path: Path) -> None:
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    family, model, processor = load("voxtral")
+    sounds = waveforms(*EIGHT_S)
+    rows = Dataset.from_dict({"row": list(range(8))})
+
+    def collate(found: list[dict[str, int]]) -> dict[str, Any]:
+        chosen = [row["row"] for row in found]
+        texts = [[*TEXTS, *TEXTS[::-1]][row] for row in chosen]
+        return family.batch(processor, [sounds[row] for row in chosen], texts)
+
+    handle = attach(model, OTReg(), weight=0.3, processor=processor)
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=2,
+            max_steps=2,
+            logging_steps=1,
+            report_to=[],
+            save_strategy="no",
+            disable_tqdm=True,
+            use_cpu=True,
+            bf16=False,
+            dataloader_pin_memory=False,
+            remove_unused_columns=False,
+            gradient_checkpointing=False,
+            dataset_kwargs={"skip_prepare_dataset": True},
+        ),
+        train_dataset=rows,
+        data_collator=collate,
+        processing_class=processor,
+    )
+    trainer.add_callback(AttachedCallback(handle, trainer))
+    trainer.train()
+    handle.detach()
+    entries = [record for record in trainer.state.log_history if "loss" in record]
+    assert len(entries) == 2
+    assert all(entry["otreg"] > 0 for entry in entries)

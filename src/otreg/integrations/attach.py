@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -130,6 +131,7 @@ class Handle:
         self._factor = 1.0
         self._step_ids: Tensor | None = None
         self._num_steps = 0
+        self._is_collecting = False
         self._forward = _AttachedForward(own, self)
         own.forward = self._forward
 
@@ -164,7 +166,7 @@ class Handle:
             full = [self.port.completed(batch) for batch in batches]
             counts, ids = self.counts(full), transcripts_of(full)
             if num_ranks > 1:
-                counts, ids = _over_ranks(counts, ids, num_ranks)
+                counts, ids = over_ranks(counts, ids, num_ranks)
             self.set_step(counts, ids, num_ranks)
             return
         assert num_utterances is not None
@@ -205,22 +207,40 @@ class Handle:
         self.port.detach()
         self._forward.remove()
 
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Leave the model's loss as it is in these passes; `loss` alone holds what is to be added."""
+        self._is_collecting = True
+        try:
+            yield
+        finally:
+            self._is_collecting = False
+
+    def on_top(self) -> None:
+        """Stand in front of what has replaced the model's forward since: TRL does, in its trainers."""
+        model = self.port.model
+        if model.__dict__.get("forward") is not self._forward:
+            self._forward.handle = None
+            self._forward = _AttachedForward(model, self)
+            model.forward = self._forward
+
     def _active(self) -> list[tuple[str, tuple[Objective, float]]]:
         return [(name, pair) for name, pair in self.objectives.items() if pair[1] > 0]
 
-    def wants(self, model: nn.Module) -> bool:
-        """Whether a forward pass is one to add to."""
-        return bool(self._active()) and model.training and torch.is_grad_enabled()
+    def is_active(self) -> bool:
+        """Whether a forward pass of the model is now one to add to."""
+        return bool(self._active()) and self.port.model.training and torch.is_grad_enabled()
 
     def run(self, original: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         """One training pass: the model's output with the objectives in its loss."""
         batch = self.port.completed(arguments)
         options = {k: v for k, v in arguments.items() if not isinstance(v, Tensor)}
         options.pop(self.port.text_key, None)
+        given = {k: v for k, v in arguments.items() if k == "labels"}
         held: dict[str, Any] = {}
 
         def call(**inputs: Any) -> Any:
-            inputs = options | {"labels": arguments.get("labels")} | inputs
+            inputs = options | given | inputs
             held["output"] = original(**inputs)
             return held["output"]
 
@@ -238,7 +258,7 @@ class Handle:
         )
         output = held["output"]
         self.loss = self._total(view)
-        if output.get("loss") is not None:
+        if output.get("loss") is not None and not self._is_collecting:
             output.loss = output.loss + self.loss.to(output.loss)
         if self.layers and not arguments.get("output_hidden_states"):
             output.hidden_states = None
@@ -298,7 +318,7 @@ class _AttachedForward:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         handle = self.handle
-        if handle is None or not handle.wants(self.model):
+        if handle is None or not handle.is_active():
             for name in OURS:
                 kwargs.pop(name, None)
             if handle is not None and handle.port.text_key is not None:
@@ -323,7 +343,7 @@ class _AttachedForward:
                 self.model.forward = self.before
 
 
-def _over_ranks(
+def over_ranks(
     counts: Mapping[str, float], ids: Tensor | None, num_ranks: int
 ) -> tuple[dict[str, float], Tensor | None]:
     """Counts summed and ids joined over all ranks."""

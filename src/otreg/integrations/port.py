@@ -164,7 +164,7 @@ class ForeignPort:
             source = source.masked_fill(silent.to(source.device), -1)
         return SpeechLMOutput(
             loss=output.get("loss"),
-            logits=output.logits,
+            logits=output.get("logits"),
             labels=batch.get("labels"),
             attention_mask=mask,
             source_index=source,

@@ -6,14 +6,14 @@ objectives count in them, over all ranks, is the denominator of each micro-batch
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
-from otreg.integrations.attach import Handle, transcripts_of
+from otreg.integrations.attach import Handle, over_ranks, transcripts_of
 
 
 class AttachedTrainer(Trainer):
@@ -26,14 +26,11 @@ class AttachedTrainer(Trainer):
         *args: as for `transformers.Trainer`.
         **kwargs: as for `transformers.Trainer`; remove_unused_columns must be False where `attach`
             was given text=.
-
-    Raises:
-        ValueError: a loss of one's own, or label smoothing: both leave the model's loss out.
     """
 
     def __init__(self, *args: Any, handle: Handle, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        _check(self)
+        handle.on_top()
         self.handle = handle
         self._logged = _Means()
 
@@ -43,11 +40,9 @@ class AttachedTrainer(Trainer):
         begin_step(self, self.handle, batches, num_items)
         return batches, num_items
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Trainer's, and keep the terms for the log."""
-        loss = super().training_step(*args, **kwargs)
-        self._logged.add(self.handle.terms)
-        return loss
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's, and what the handle adds."""
+        return _with_objectives(super().compute_loss, self.handle, self._logged, args, kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer's log entry, with the mean of every term since the last one."""
@@ -57,12 +52,11 @@ class AttachedTrainer(Trainer):
 class AttachedCallback(TrainerCallback):
     """The same for any Trainer, TRL's SFTTrainer among them: `trainer.add_callback(...)`.
 
+    While it trains, the trainer's get_batch_samples and compute_loss are followed by ours.
+
     Args:
         handle: what `attach` gave for the model.
         trainer: the trainer that the callback is added to.
-
-    Raises:
-        ValueError: as `AttachedTrainer`.
 
     Example::
 
@@ -70,29 +64,25 @@ class AttachedCallback(TrainerCallback):
     """
 
     def __init__(self, handle: Handle, trainer: Trainer) -> None:
-        _check(trainer)
         self.handle = handle
         self.trainer = trainer
         self._logged = _Means()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """See each step's batches before it begins."""
-        fetch = self.trainer.get_batch_samples
+        """See each step's batches before it begins, and add to each loss."""
+        self.handle.on_top()
+        fetch, compute = self.trainer.get_batch_samples, self.trainer.compute_loss
 
         def fetch_and_begin(*given: Any, **named: Any) -> tuple[list[Any], Any]:
             batches, num_items = fetch(*given, **named)
             begin_step(self.trainer, self.handle, batches, num_items)
             return batches, num_items
 
+        def compute_and_add(*given: Any, **named: Any) -> Any:
+            return _with_objectives(compute, self.handle, self._logged, given, named)
+
         self.trainer.get_batch_samples = fetch_and_begin  # type: ignore[method-assign]
-
-    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Keep the terms for the log."""
-        self._logged.add(self.handle.terms)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Keep the terms for the log."""
-        self._logged.add(self.handle.terms)
+        self.trainer.compute_loss = compute_and_add  # type: ignore[method-assign]
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Add the terms' means to the entry that Trainer has just made."""
@@ -104,7 +94,8 @@ class AttachedCallback(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Leave the trainer as it was."""
-        vars(self.trainer).pop("get_batch_samples", None)
+        for name in ("get_batch_samples", "compute_loss"):
+            vars(self.trainer).pop(name, None)
 
 
 def begin_step(
@@ -118,32 +109,33 @@ def begin_step(
     ids = transcripts_of(full) if "step_ids" in handle.needs else None
     num_ranks = trainer.accelerator.num_processes
     if num_ranks > 1:
-        device = trainer.args.device
-        total = torch.tensor(list(counts.values()), dtype=torch.float64, device=device)
-        total = trainer.accelerator.reduce(total, "sum")
-        counts = dict(zip(counts, total.tolist(), strict=True))
-        if "step_ids" in handle.needs:
-            ids = torch.zeros(0, dtype=torch.long) if ids is None else ids
-            ids = trainer.accelerator.pad_across_processes(ids.to(device), pad_index=-1)
-            ids = trainer.accelerator.gather(ids).unique()
-            ids = ids[ids >= 0]
-    # What Trainer does to the loss afterwards; gradients are averaged over the ranks.
-    takes_items = trainer.model_accepts_loss_kwargs and num_items is not None
-    multiplied = num_ranks if takes_items and trainer.args.average_tokens_across_devices else 1
-    divided = 1 if takes_items else len(batches)
-    handle.set_step(
-        counts,
-        ids,
-        num_ranks * divided / multiplied,
-    )
+        counts, ids = over_ranks(counts, ids, num_ranks)
+    # Trainer divides a loss by the number of micro-batches unless it was divided by the step's tokens.
+    is_divided = getattr(trainer, "loss_is_scaled_for_ga", None)
+    if is_divided is None:
+        by_tokens = trainer.model_accepts_loss_kwargs and num_items is not None
+        is_divided = by_tokens or trainer.compute_loss_func is not None
+    handle.set_step(counts, ids, num_ranks * (1 if is_divided else len(batches)))
 
 
-def _check(trainer: Any) -> None:
-    if trainer.compute_loss_func is not None or trainer.label_smoother is not None:
-        raise ValueError(
-            "compute_loss_func and label_smoothing_factor make Trainer compute a loss of its own in "
-            "place of the model's, which is where attach() adds; leave them out"
+def _with_objectives(
+    compute: Callable[..., Any], handle: Handle, logged: _Means, args: Any, kwargs: Any
+) -> Any:
+    """A trainer's loss, and in training what the objectives add to it."""
+    handle.loss = None
+    with handle.collecting():
+        found = compute(*args, **kwargs)
+    if not handle.is_active():
+        return found
+    if handle.loss is None:
+        raise RuntimeError(
+            "the model's forward pass did not reach attach(): something has replaced model.forward since; "
+            "call attach() after it"
         )
+    logged.add(handle.terms)
+    loss, *rest = found if isinstance(found, tuple) else (found,)
+    loss = loss + handle.loss.to(loss)
+    return (loss, *rest) if rest else loss
 
 
 class _Means:
