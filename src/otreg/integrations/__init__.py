@@ -1,8 +1,9 @@
 """OTReg in other people's models: one port that reads any Hugging Face speech language model."""
 
-from otreg.integrations.attach import Handle, attach
+from otreg.integrations.attach import attach
 from otreg.integrations.collator import TranscriptionCollator
 from otreg.integrations.families import Family, UnsupportedModelError, family_of
+from otreg.integrations.handle import Handle
 from otreg.integrations.loading import load
 from otreg.integrations.own_loop import pair_from_labels
 from otreg.integrations.port import ForeignPort

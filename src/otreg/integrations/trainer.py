@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
-from otreg.integrations.attach import Handle, over_ranks, transcripts_of
+from otreg.integrations.handle import Handle, over_ranks, transcripts_of
 
 
 class AttachedTrainer(Trainer):
