@@ -262,6 +262,10 @@ def test_batches_that_cannot_be_read_are_refused(qwen) -> None:
     two = torch.cat([batch["input_ids"], batch["input_ids"]], 1)
     with pytest.raises(ValueError, match="several clips"):
         model(**batch | {"input_ids": two, "labels": torch.cat([batch["labels"]] * 2, 1)})
+    with pytest.raises(ValueError, match="needs input_ids"):
+        model(inputs_embeds=torch.randn(1, 3, 32), labels=torch.zeros(1, 3, dtype=torch.long))
+    with pytest.raises(ValueError, match="leave return_dict True"):
+        model(**batch, return_dict=False)
     handle.detach()
     keyed = attach(model, OTReg(), weight=0.3, text="transcripts")
     with pytest.raises(ValueError, match="has no 'transcripts'"):
@@ -280,6 +284,15 @@ def test_too_few_placeholders_are_refused(qwen) -> None:
     with pytest.raises(ValueError, match=r"(?i)do not match"):
         model(**batch | {"input_ids": fewer})
     handle.detach()
+
+
+def test_a_micro_batch_without_speech_adds_nothing(qwen) -> None:
+    model, _, _ = qwen
+    handle = attach(model, OTReg(), weight=0.3)
+    ids = torch.arange(10, 16)[None]
+    model(input_ids=ids, labels=ids)
+    handle.detach()
+    assert handle.loss.item() == 0
 
 
 def test_begin_step_needs_to_know_what_is_counted(qwen) -> None:

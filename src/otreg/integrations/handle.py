@@ -172,7 +172,20 @@ class Handle:
         return bool(self._active()) and self.port.model.training and torch.is_grad_enabled()
 
     def run(self, original: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-        """One training pass: the model's output with the objectives in its loss."""
+        """One training pass: the model's output with the objectives in its loss.
+
+        Raises:
+            ValueError: no input_ids, return_dict=False, or a batch that the port refuses.
+        """
+        if arguments.get("input_ids") is None:
+            raise ValueError(
+                "attach() needs input_ids, whose placeholders say where speech is; got "
+                f"{', '.join(sorted(arguments))}"
+            )
+        if arguments.get("return_dict") is False:
+            raise ValueError(
+                "attach() adds to the output's loss by its name; leave return_dict True"
+            )
         batch = self.port.completed(arguments)
         options = {k: v for k, v in arguments.items() if not isinstance(v, Tensor)}
         options.pop(self.port.text_key, None)
@@ -184,7 +197,8 @@ class Handle:
             held["output"] = original(**inputs)
             return held["output"]
 
-        tensors = {k: v for k, v in batch.items() if isinstance(v, Tensor)}
+        device = self.port.device(batch["input_ids"])
+        tensors = {k: v.to(device) for k, v in batch.items() if isinstance(v, Tensor)}
         tensors.pop(self.port.text_key, None)
         view = run_forwards(
             self.port,
@@ -193,7 +207,7 @@ class Handle:
             layers=self.layers,
             reference=self.reference,
             call=call,
-            step_ids=self._ids_on(batch["input_ids"].device),
+            step_ids=None if self._step_ids is None else self._step_ids.to(device),
             draw_seed=self._draw_seed(),
         )
         output = held["output"]
@@ -203,9 +217,6 @@ class Handle:
         if self.layers and not arguments.get("output_hidden_states"):
             output.hidden_states = None
         return output
-
-    def _ids_on(self, device: torch.device) -> Tensor | None:
-        return None if self._step_ids is None else self._step_ids.to(device)
 
     @torch.compiler.disable
     def _total(self, view: Any) -> Tensor:
@@ -240,6 +251,9 @@ class _OwnPort(OwnPort):
 
     def completed(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         return dict(batch)
+
+    def device(self, ids: Tensor) -> torch.device:
+        return ids.device
 
     def detach(self) -> None:
         """There are no hooks."""

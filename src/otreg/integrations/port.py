@@ -123,6 +123,11 @@ class ForeignPort:
             )
         return full
 
+    def device(self, ids: Tensor) -> torch.device:
+        """Where a batch belongs: with the token embeddings, unless these are offloaded."""
+        place: torch.device = self.model.get_input_embeddings().weight.device
+        return ids.device if place.type == "meta" else place
+
     def _clips(self, batch: Mapping[str, Any]) -> Tensor:
         if self.family.clips is not None:
             return self.family.clips(batch)
