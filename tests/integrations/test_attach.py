@@ -98,7 +98,12 @@ def test_transcripts_may_be_strings_of_the_batch(qwen) -> None:
     one_less = batch | {"transcripts": [*TEXTS[:3], None]}
     handle = attach(model, OTReg(), text="transcripts", **options)
     model(**one_less)
-    assert handle.terms["otreg/cost"].isfinite()
+    mixed = handle.loss
+    handle.detach()
+    three = {"input_features", "feature_attention_mask", *batch}
+    alone = {name: batch[name][:3] for name in three} | {"transcripts": list(TEXTS[:3])}
+    assert torch.allclose(added(model, alone, OTReg(), text="transcripts", **options), mixed)
+    handle = attach(model, OTReg(), text="transcripts", **options)
     model.eval()
     model(**spoken)  # the key is taken out where nothing is added, too
     handle.detach()
@@ -306,3 +311,131 @@ def test_begin_step_needs_to_know_what_is_counted(qwen) -> None:
     model(**batch)
     assert handle.loss.item() == pytest.approx(handle.terms["kl"].item() / 2, rel=1e-4)
     handle.detach()
+
+
+def test_evaluation_mode_is_said_once(load: Load, caplog: pytest.LogCaptureFixture) -> None:
+    """from_pretrained gives it, and a loop that forgets train() would train without the objective."""
+    from otreg.integrations.attached_forward import _warn_of_evaluation_mode
+
+    family, model, processor = load("qwen2_audio")
+    batch = family.batch(processor, waveforms(*DURATIONS_S), TEXTS)
+    _warn_of_evaluation_mode.cache_clear()
+    handle = attach(model.eval(), OTReg(), weight=0.3)
+    with caplog.at_level("WARNING"):
+        model(**batch)
+        model(**batch)
+    handle.detach()
+    assert caplog.text.count("adds nothing in evaluation mode") == 1
+
+
+def test_labels_in_front_of_the_speech_are_refused(qwen) -> None:
+    """labels = input_ids.clone(): the system prompt once was every clip's transcript."""
+    model, _, batch = qwen
+    audio = model.config.audio_token_id
+    whole = batch["input_ids"].masked_fill(batch["input_ids"] == audio, -100)
+    handle = attach(model, OTReg(), weight=0.3)
+    with pytest.raises(ValueError, match="labels in front of its speech"):
+        model(**batch | {"labels": whole})
+    handle.detach()
+
+
+def test_ids_that_only_the_configuration_calls_special_stay_text(qwen) -> None:
+    model, processor, batch = qwen
+    first = int(batch["labels"][0][batch["labels"][0] >= 0][0])
+    model.config.text_config.bos_token_id = first
+    handle = attach(model, OTReg(), weight=0.3, processor=processor)
+    ids = handle.port.completed(batch)["text_ids"]
+    handle.detach()
+    assert int(ids[0, 0]) == first
+
+
+def test_a_second_attach_is_noticed_behind_a_wrapper(qwen) -> None:
+    model, _, _ = qwen
+    handle = attach(model, OTReg(), weight=0.3)
+    inner = model.forward
+    model.forward = lambda *args, **kwargs: inner(*args, **kwargs)
+    with pytest.raises(ValueError, match="attached to already"):
+        attach(model, OTReg(), weight=0.3)
+    del model.forward
+    handle.detach()
+
+
+def test_a_copy_of_a_model_with_a_forward_of_its_own_computes_by_its_own_weights(qwen) -> None:
+    model, _, batch = qwen
+    model.forward = type(model).forward.__get__(model)
+    handle = attach(model, OTReg(), weight=0.3)
+    copied = copy.deepcopy(model)
+    before = copied(**batch).loss
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    assert torch.equal(copied(**batch).loss, before)
+    handle.detach()
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_a_reference_that_peft_has_overtaken_is_refused(qwen) -> None:
+    model, _, batch = qwen
+    handle = attach(model, Distillation(), weight=1)
+    wrapped = steady(get_peft_model(model, LORA))
+    with pytest.raises(ValueError, match="what trains has changed since attach"):
+        wrapped(**batch)
+    handle.detach()
+
+
+def test_a_batch_without_an_attention_mask_stays_without(qwen) -> None:
+    """A mask of ones would hide from transformers where packed rows begin."""
+    model, _, batch = qwen
+    seen: list[bool] = []
+    one = {name: value[:1] for name, value in batch.items() if name != "attention_mask"}
+    real = batch["attention_mask"][0].bool()
+    one |= {name: one[name][:, real] for name in ("input_ids", "labels")}
+
+    def before(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        seen.append(kwargs.get("attention_mask") is None)
+
+    hook = model.get_decoder().register_forward_pre_hook(before, with_kwargs=True)
+    handle = attach(model, OTReg(), weight=0.3)
+    model(**one)
+    handle.detach()
+    hook.remove()
+    assert seen == [True]
+
+
+def test_what_begin_step_said_ends(qwen) -> None:
+    model, _, batch = qwen
+    handle = attach(model, OTReg(), weight=0.3)
+    model(**batch)
+    own_mean = handle.loss.item()
+    handle.begin_step(num_utterances=8)
+    model(**batch)
+    assert handle.loss.item() == pytest.approx(own_mean / 2, rel=1e-5)
+    handle.end_step()
+    model(**batch)
+    assert handle.loss.item() == pytest.approx(own_mean, rel=1e-5)
+    handle.detach()
+
+
+def test_hooks_on_the_embedding_do_not_reach_the_targets(qwen) -> None:
+    model, _, batch = qwen
+    expected = added(model, batch, OTReg(pad_anchor=True), weight=0.3)
+    model.enable_input_require_grads()
+
+    def noise(
+        module: Any, args: Any, output: Tensor
+    ) -> Tensor:  # as NEFTune's, which wants a batch axis
+        return output + output.size(2) * torch.randn_like(output) if module.training else output
+
+    hook = model.get_input_embeddings().register_forward_hook(noise)
+    handle = attach(model, OTReg(pad_anchor=True), weight=0.3)
+    pair = handle.port.vocabulary().embed(torch.tensor([3, 4]))
+    assert not pair.requires_grad
+    assert torch.equal(pair, model.get_input_embeddings().weight[[3, 4]])
+    handle.detach()
+    hook.remove()
+    model.disable_input_require_grads()
+    assert torch.equal(added(model, batch, OTReg(pad_anchor=True), weight=0.3), expected)
+
+
+def test_what_is_no_hugging_face_model_is_refused() -> None:
+    with pytest.raises(ValueError, match="takes a Hugging Face model"):
+        attach(torch.nn.Linear(2, 2), OTReg(), weight=0.3)

@@ -117,6 +117,22 @@ def test_a_loss_of_ones_own_is_added_to(load: Load, tmp_path: Path) -> None:
     assert (cut - whole).norm() < 1e-3 * whole.norm()
 
 
+def test_a_training_that_was_interrupted_adds_once_afterwards(load: Load, tmp_path: Path) -> None:
+    family, model, processor = load("qwen2_audio")
+    handle = attach(model, OTReg(), weight=0.3, processor=processor)
+    arguments = TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True)
+    trainer = Trainer(model=model, args=arguments)
+    callback = AttachedCallback(handle, trainer)
+    batch = family.batch(processor, waveforms(1.0), TEXTS[:1])
+    losses = []
+    for _ in range(2):  # the first never ends
+        callback.on_train_begin(arguments, trainer.state, trainer.control)
+        losses.append(trainer.compute_loss(model, dict(batch)).item())
+    callback.on_train_end(arguments, trainer.state, trainer.control)
+    handle.detach()
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
 def test_a_forward_that_was_replaced_is_noticed(load: Load, tmp_path: Path) -> None:
     _, model, processor = load("qwen2_audio")
     handle = attach(model, OTReg(), weight=0.3, processor=processor)

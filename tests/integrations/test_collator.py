@@ -19,6 +19,7 @@ from families_at_hand import ALL, DURATIONS_S, READ, Load, steady
 from otreg.data.manifest import Utterance, write_manifest
 from otreg.integrations import TranscriptionCollator, UnsupportedModelError
 from otreg.integrations import load as load_model
+from otreg.integrations.collator import with_answers
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "attach.py"
 
@@ -107,6 +108,16 @@ def test_remote_code_runs_only_where_it_is_trusted(tmp_path: Path) -> None:
     model, processor = load_model(tmp_path, trust_remote_code=True)
     batch = TranscriptionCollator(processor)(rows())
     assert steady(model)(**batch).loss.isfinite()
+
+
+def test_masks_of_audio_are_not_taken_for_tokens() -> None:
+    real = torch.tensor([[1, 1, 1], [0, 1, 1]])
+    frames = torch.tensor([[True, True, False], [True, False, False]])  # as wide, and no tokens
+    batch = {"input_ids": real * 5, "attention_mask": real, "input_features_mask": frames}
+    found = with_answers(batch, [[7], [8, 9]], pad_token_id=0)
+    assert found["input_features_mask"] is frames
+    assert found["input_ids"].tolist() == [[5, 5, 5, 7], [5, 5, 8, 9]]
+    assert found["labels"].tolist() == [[-100, -100, -100, 7], [-100, -100, 8, 9]]
 
 
 def test_models_without_speech_are_refused(tmp_path: Path) -> None:

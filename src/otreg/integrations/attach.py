@@ -58,7 +58,7 @@ def attach(
 
     Example::
 
-        handle = attach(model, OTReg(), weight=0.3)
+        handle = attach(model.train(), OTReg(), weight=0.3)
         loss = model(**batch).loss      # has it inside
     """
     return Handle(

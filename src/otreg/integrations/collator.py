@@ -15,6 +15,7 @@ from otreg.integrations.voxtral import voxtral_prompts
 SAMPLE_RATE_HZ = 16_000
 IGNORED_LABEL = -100
 REQUEST = "Transcribe the speech."
+_BY_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 _REQUEST_OPTIONS = {"FunAsrNanoProcessor": {"padding": True}}  # the others pad by themselves
 
 
@@ -28,7 +29,8 @@ class TranscriptionCollator:
         processor: the model's processor.
         request: what the user asks beside the audio; None = the family's own transcription request
             where its processor has one, else "Transcribe the speech.".
-        options: further arguments of that request, such as language="English".
+        options: further arguments of that request, such as language="English", which Qwen3-ASR should
+            be given: its answers name the language first.
 
     Raises:
         ValueError: when called: audio that is not (samples,) at 16 kHz, or a row without text.
@@ -129,17 +131,17 @@ def with_answers(
 
     Args:
         inputs: a batch of prompts, padded on either side: input_ids, attention_mask, and whatever
-            the processor adds; tensors of the ids' shape go along, 0 at the answer.
+            the processor adds; types of tokens go along, 0 at the answer.
         answers: of each row the ids.
         pad_token_id: fills the rest.
 
     Returns:
         The batch, padded on the right, with labels: -100 but at the answers.
     """
-    ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
+    mask = inputs["attention_mask"].bool()
     rows: dict[str, list[list[int]]] = {}
     for name, value in inputs.items():
-        if isinstance(value, Tensor) and value.shape == ids.shape:
+        if name in _BY_TOKEN:
             fill = {"input_ids": None, "attention_mask": 1}.get(name, 0)
             rows[name] = [
                 [*value[i][mask[i]].tolist(), *(answer if fill is None else [fill] * len(answer))]
@@ -168,7 +170,7 @@ def _chat(waveform: np.ndarray, request: str) -> list[dict[str, Any]]:
 def _waveform(audio: Any, number: int) -> np.ndarray:
     """(samples,) float32; also of what `datasets` decodes to, {"array": …, "sampling_rate": …}."""
     rate = SAMPLE_RATE_HZ
-    if isinstance(audio, Mapping):
+    if not isinstance(audio, np.ndarray | Tensor | list | tuple) and hasattr(audio, "__getitem__"):
         audio, rate = audio["array"], audio["sampling_rate"]
     samples = audio.numpy() if torch.is_tensor(audio) else np.asarray(audio)
     if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating) or not len(samples):

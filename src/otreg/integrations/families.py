@@ -30,6 +30,7 @@ class Family:
         merged: whose output is the merged rows, where no module takes them as `inputs_embeds`.
         clips: where the rows of speech are, in families that do not say it by a placeholder: batch ->
             (clips, 3) row, first column and number.
+        text_behind: the token behind which an answer's transcript begins; None = it is all of it.
         true_rows: how many of a clip's rows are audio, where placeholders stand for padding, too:
             (model, batch, clips) -> (clips,); None = all.
     """
@@ -38,6 +39,7 @@ class Family:
     decoder: Callable[[Any], nn.Module] | None = None
     merged: Callable[[Any], nn.Module] | None = None
     clips: Callable[[Mapping[str, Any]], Tensor] | None = None
+    text_behind: str | None = None
     true_rows: TrueRows | None = None
 
 
@@ -58,6 +60,8 @@ FAMILIES: dict[str, Family] = {
         lambda config: int(config.audio_config.audio_token_id),
         merged=lambda model: model.model.embed_tokens_extend,
     ),
+    # Its answers read "language English<asr_text>the words".
+    "qwen3_asr": Family(_placeholder, text_behind="<asr_text>"),
     "voxtral": Family(_placeholder, true_rows=voxtral_rows),
 }
 

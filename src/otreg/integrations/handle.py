@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import logging
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +19,8 @@ from otreg.integrations.families import unwrapped
 from otreg.integrations.port import ForeignPort
 from otreg.objectives import Objective, Term
 from otreg.objectives.base import OnPair
+
+logger = logging.getLogger(__name__)
 
 
 class Handle:
@@ -39,7 +44,7 @@ class Handle:
         seed: int,
     ) -> None:
         own = unwrapped(model)
-        if isinstance(own.__dict__.get("forward"), AttachedForward):
+        if own in _ATTACHED:
             raise ValueError(
                 f"this {type(own).__name__} is attached to already; give attach() all objectives at "
                 "once, or call detach() on the first handle"
@@ -58,7 +63,7 @@ class Handle:
         self.loss: Tensor | None = None
         self.seed = seed
         self.port: Any
-        if getattr(own.config, "model_type", None) == "otreg_speech_lm":
+        if getattr(getattr(own, "config", None), "model_type", None) == "otreg_speech_lm":
             self.port = _OwnPort(own)
         else:
             self.port = ForeignPort(
@@ -67,6 +72,7 @@ class Handle:
         if reference is None and any(need.startswith("reference") for need in self.needs):
             reference = Reference(own)
         self.reference = reference
+        self._trained = _trained(own)
         self._counts: dict[str, float] = {}
         self._factor = 1.0
         self._step_ids: Tensor | None = None
@@ -74,6 +80,7 @@ class Handle:
         self._is_collecting = False
         self._forward = AttachedForward(own, self)
         own.forward = self._forward
+        _ATTACHED.add(own)
 
     def begin_step(
         self,
@@ -146,6 +153,11 @@ class Handle:
         """Leave the model as it was before `attach`."""
         self.port.detach()
         self._forward.remove()
+        _ATTACHED.discard(self.port.model)
+
+    def end_step(self) -> None:
+        """Forget what `begin_step` said: each micro-batch then has its own mean again."""
+        self._counts, self._step_ids, self._factor = {}, None, 1.0
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
@@ -192,8 +204,14 @@ class Handle:
         given = {k: v for k, v in arguments.items() if k == "labels"}
         held: dict[str, Any] = {}
 
+        self._check_reference()
+
         def call(**inputs: Any) -> Any:
             inputs = options | given | inputs
+            if (
+                arguments.get("attention_mask") is None
+            ):  # ours alone: without one, packed rows are told apart
+                inputs.pop("attention_mask", None)
             held["output"] = original(**inputs)
             return held["output"]
 
@@ -214,9 +232,19 @@ class Handle:
         self.loss = self._total(view)
         if output.get("loss") is not None and not self._is_collecting:
             output.loss = output.loss + self.loss.to(output.loss)
+        elif not self._is_collecting:
+            _warn_once("the model returned no loss to add to; add handle.loss to yours")
         if self.layers and not arguments.get("output_hidden_states"):
             output.hidden_states = None
         return output
+
+    def _check_reference(self) -> None:
+        """Refuse weights at the start that are not those of what trains now."""
+        if self.reference is not None and _trained(self.port.model) != self._trained:
+            raise ValueError(
+                "what trains has changed since attach(), so the weights at the start are not known; "
+                "call attach() after PEFT has wrapped the model, or pass reference="
+            )
 
     @torch.compiler.disable
     def _total(self, view: Any) -> Tensor:
@@ -247,7 +275,7 @@ class Handle:
 class _OwnPort(OwnPort):
     """otreg's own model: its collator's batches are complete."""
 
-    text_key = "text_ids"
+    text_key = None
 
     def completed(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         return dict(batch)
@@ -257,6 +285,18 @@ class _OwnPort(OwnPort):
 
     def detach(self) -> None:
         """There are no hooks."""
+
+
+_ATTACHED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+def _trained(model: nn.Module) -> frozenset[str]:
+    return frozenset(name for name, p in model.named_parameters() if p.requires_grad)
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
 
 
 def over_ranks(

@@ -54,7 +54,9 @@ class ForeignPort:
             else Family(lambda config: audio_token_id)
         )
         self.audio_token_id = self.family.audio_token_id(self.model.config)
-        self.transcripts = Transcripts(self.model, processor, text, self.audio_token_id)
+        self.transcripts = Transcripts(
+            self.model, processor, text, self.audio_token_id, self.family.text_behind
+        )
         self.text_key = text
         pad = self.transcripts.pad_token_id
         self.pad_token_id = 0 if pad is None else pad
@@ -93,6 +95,7 @@ class ForeignPort:
             yield
         finally:
             self._is_watching = False
+            self._merged = None
 
     def completed(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The batch with clips and transcripts.
@@ -145,7 +148,7 @@ class ForeignPort:
             inputs["output_hidden_states"] = True
         with self._watching():
             output = call(**inputs)
-        merged, self._merged = self._merged, None
+            merged = self._merged
         if merged is None:
             raise ValueError(
                 f"{type(self.model).__name__}'s decoder was not called in its forward pass, so no row "

@@ -11,10 +11,18 @@ from otreg.pair import TokenRows
 
 
 def read_rows(embedding: Any, ids: Tensor) -> Tensor:
-    """(…, dim) the rows of ids (…) as the language model receives them, without gradient."""
-    with torch.no_grad():
-        rows: Tensor = embedding(ids)
-    return rows
+    """(…, dim) the rows of ids (…) as the language model receives them, without gradient.
+
+    In evaluation mode, lest a hook that is for training (NEFTune's noise) changes them.
+    """
+    was_training = embedding.training
+    embedding.training = False
+    try:
+        with torch.no_grad():
+            rows: Tensor = embedding(ids if ids.ndim > 1 else ids[None]).detach()
+    finally:
+        embedding.training = was_training
+    return rows if ids.ndim > 1 else rows[0]
 
 
 def table_of(embedding: Any) -> Tensor | TokenRows:

@@ -30,9 +30,17 @@ class AttachedTrainer(Trainer):
 
     def __init__(self, *args: Any, handle: Handle, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        _check(self)
         handle.on_top()
         self.handle = handle
         self._logged = _Means()
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's; the handle's steps end with it."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.handle.end_step()
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         """Trainer's, and tell the handle what the step holds."""
@@ -64,14 +72,17 @@ class AttachedCallback(TrainerCallback):
     """
 
     def __init__(self, handle: Handle, trainer: Trainer) -> None:
+        _check(trainer)
         self.handle = handle
         self.trainer = trainer
         self._logged = _Means()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """See each step's batches before it begins, and add to each loss."""
+        """See each step's batches before it begins, add to each loss, complete each log entry."""
+        self.on_train_end(args, state, control)  # of a training that was interrupted
         self.handle.on_top()
         fetch, compute = self.trainer.get_batch_samples, self.trainer.compute_loss
+        log = self.trainer.log
 
         def fetch_and_begin(*given: Any, **named: Any) -> tuple[list[Any], Any]:
             batches, num_items = fetch(*given, **named)
@@ -81,21 +92,18 @@ class AttachedCallback(TrainerCallback):
         def compute_and_add(*given: Any, **named: Any) -> Any:
             return _with_objectives(compute, self.handle, self._logged, given, named)
 
+        def log_with_terms(logs: dict[str, float], *given: Any, **named: Any) -> None:
+            log(logs | (self._logged.take() if "loss" in logs else {}), *given, **named)
+
+        self.trainer.log = log_with_terms  # type: ignore[method-assign]
         self.trainer.get_batch_samples = fetch_and_begin  # type: ignore[method-assign]
         self.trainer.compute_loss = compute_and_add  # type: ignore[method-assign]
 
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Add the terms' means to the entry that Trainer has just made."""
-        logs = kwargs.get("logs") or {}
-        if "loss" in logs and state.log_history:
-            means = self._logged.take()
-            logs.update(means)
-            state.log_history[-1].update(means)
-
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Leave the trainer as it was."""
-        for name in ("get_batch_samples", "compute_loss"):
+        for name in ("get_batch_samples", "compute_loss", "log"):
             vars(self.trainer).pop(name, None)
+        self.handle.end_step()
 
 
 def begin_step(
@@ -138,17 +146,27 @@ def _with_objectives(
     return (loss, *rest) if rest else loss
 
 
+def _check(trainer: Any) -> None:
+    if trainer.args.n_gpu > 1:
+        raise ValueError(
+            f"Trainer would run nn.DataParallel over {trainer.args.n_gpu} GPUs, under which attach() does "
+            "not work; start one process a GPU (torchrun), or show it one GPU"
+        )
+
+
 class _Means:
     """Running means of terms by name."""
 
     def __init__(self) -> None:
-        self._values: dict[str, list[Tensor]] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
 
     def add(self, terms: Mapping[str, Tensor]) -> None:
         for name, value in terms.items():
-            self._values.setdefault(name, []).append(value)
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+            self._counts[name] = self._counts.get(name, 0) + 1
 
     def take(self) -> dict[str, float]:
-        means = {name: torch.stack(v).mean().item() for name, v in self._values.items()}
-        self._values = {}
+        means = {name: (total / self._counts[name]).item() for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
         return means

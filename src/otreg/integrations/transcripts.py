@@ -26,10 +26,16 @@ class Transcripts:
             clip has none; or ids, (clips, tokens), -100 at padding. None = the labels: the
             assistant's turn, which is the transcript where the task is transcription.
         audio_token_id: the placeholder, which is no text; None = the family has none.
+        text_behind: the token of an answer behind which its transcript begins; None = at its start.
     """
 
     def __init__(
-        self, model: Any, processor: Any, text: str | None, audio_token_id: int | None
+        self,
+        model: Any,
+        processor: Any,
+        text: str | None,
+        audio_token_id: int | None,
+        text_behind: str | None = None,
     ) -> None:
         self.text = text
         self.tokenizer = getattr(processor, "tokenizer", processor)
@@ -37,6 +43,9 @@ class Transcripts:
         special = _special_ids(model, self.tokenizer) | _valid([audio_token_id])
         self.special_ids = special | self.end_ids
         self.pad_token_id = _pad_id(model, self.tokenizer)
+        self.begin_id: int | None = None
+        if text_behind is not None and self.tokenizer is not None:
+            self.begin_id = self.tokenizer.convert_tokens_to_ids(text_behind)
         self._was_told = False
 
     def of(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -70,14 +79,24 @@ class Transcripts:
             )
         found = []
         seen: set[int] = set()
-        for row in clips[:, 0].tolist():
+        for row, start, count in clips.tolist():
             if row in seen:
                 raise ValueError(
                     f"row {row} of the batch holds several clips, and its labels are one text; pass "
                     "text=, a key of the batch that holds a transcript for each clip"
                 )
             seen.add(row)
-            found.append(words_of_labels(labels[row].tolist(), self.special_ids, self.end_ids))
+            before = labels[row, : start + count].tolist()
+            if words_of_labels(before, self.special_ids, ()):
+                raise ValueError(
+                    f"row {row} of the batch has labels in front of its speech, which are no transcript; "
+                    "label the assistant's turn alone (-100 elsewhere), or pass text=, a key of the "
+                    "batch that holds the transcripts"
+                )
+            answer = labels[row].tolist()
+            if self.begin_id in answer:
+                answer = answer[answer.index(self.begin_id) + 1 :]
+            found.append(words_of_labels(answer, self.special_ids, self.end_ids))
             if not found[-1]:
                 raise ValueError(
                     f"the labels of row {row} of the batch hold no text, so there is no transcript; "
@@ -129,17 +148,23 @@ def words_of_labels(
 def _end_ids(model: Any, tokenizer: Any) -> set[int]:
     """Ids that end an answer."""
     found = _configured(model, "eos_token_id")
+    if tokenizer is not None:  # configurations also carry ids that their tokenizer has as text
+        found &= _special_of(tokenizer)
     return found | _valid([getattr(tokenizer, "eos_token_id", None)])
 
 
 def _special_ids(model: Any, tokenizer: Any) -> set[int]:
     """Ids that are no text."""
-    found = _configured(model, "bos_token_id") | _configured(model, "pad_token_id")
     if tokenizer is None:
-        return found
+        return _configured(model, "bos_token_id") | _configured(model, "pad_token_id")
+    return _special_of(tokenizer)
+
+
+def _special_of(tokenizer: Any) -> set[int]:
+    """The ids that a tokenizer calls special."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
     special = [number for number, token in added.items() if token.special]
-    return found | _valid([*getattr(tokenizer, "all_special_ids", ()), *special])
+    return _valid([*getattr(tokenizer, "all_special_ids", ()), *special])
 
 
 def _pad_id(model: Any, tokenizer: Any) -> int | None:
