@@ -8,20 +8,20 @@ from collections.abc import Callable
 from typing import Any
 
 import families
-from families.base import TinyFamily
+from families.base import ReadFamily, TinyFamily
 from torch import nn
 
-REFUSED = ("kyutai_speech_to_text", "voxtral_realtime")
 ALL: dict[str, TinyFamily] = {
     module.name: importlib.import_module(f"families.{module.name}").FAMILY
     for module in pkgutil.iter_modules(families.__path__)
-    if module.name != "base"
+    if module.name not in ("base", "chat")
 }
-READ = [name for name in ALL if name not in REFUSED]
+READ = [name for name, family in ALL.items() if isinstance(family, ReadFamily)]
+REFUSED = [name for name in ALL if name not in READ]
 DURATIONS_S = (1.3, 0.8, 2.1, 0.5)
 EIGHT_S = (1.3, 0.8, 2.1, 0.5, 0.9, 1.7, 0.6, 1.1)
 
-Load = Callable[[str], tuple[TinyFamily, Any, Any]]
+Load = Callable[[str], tuple[Any, Any, Any]]  # a family, its model and processor
 
 
 def steady(model: Any) -> Any:

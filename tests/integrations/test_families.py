@@ -61,6 +61,9 @@ def test_the_pair_holds_the_transcripts_rows_and_those_that_the_decoder_receives
         expected = model.get_input_embeddings()(ids[None])[0]
         assert torch.equal(pair.text[row][pair.text_mask[row]], expected)
     assert pair.speech_mask.sum(1).tolist() == true_rows(family, model, batch)
+    placeholders = family.num_placeholders or family.num_rows
+    counts = [placeholders(round(seconds * 16_000)) for seconds in DURATIONS_S]
+    assert port.completed(batch)["clips"][:, 2].tolist() == counts
 
 
 def test_the_added_loss_reaches_what_makes_speech_and_not_the_token_embeddings(ready) -> None:
@@ -96,6 +99,18 @@ def test_the_loss_has_the_objectives_weighted_mean_inside(ready) -> None:
 # Encoders whose rows depend on the padding behind them, or (Gemma 3n) whose last row does. Theirs to
 # mend, see docs/attach.md; utterances of one length do not show it.
 SEE_PADDING = {"fun_asr_nano", "gemma3n", "granite_speech", "phi4_multimodal", "qwen3_asr"}
+
+
+def test_generate_gives_the_same_tokens(ready) -> None:
+    family, model, processor, _ = ready
+    prompt = family.prompt(processor, waveforms(*DURATIONS_S))
+    options = {"max_new_tokens": 4, "do_sample": False}
+    with family.stand_in():
+        expected = model.generate(**prompt, **options)
+        handle = attach(model, OTReg(), weight=0.3, processor=processor)
+        found = model.generate(**prompt, **options)
+    handle.detach()
+    assert torch.equal(found, expected)
 
 
 def durations(family: TinyFamily, wanted: tuple[float, ...]) -> tuple[float, ...]:

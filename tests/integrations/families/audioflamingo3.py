@@ -18,16 +18,14 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from families.base import TinyFamily
+from families.base import ReadFamily, save_random
+from families.chat import chat_batch, chat_prompt
 from families.qwen2_audio import (
     NUM_MEL_BINS,
     TINY_WHISPER,
     WINDOW_S,
     byte_tokenizer,
-    chat_batch,
-    chat_prompt,
     num_rows,
-    save_random,
     text_config,
 )
 
@@ -58,7 +56,7 @@ def load(folder: Path) -> tuple[Any, Any]:
     return AutoModelForSeq2SeqLM.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
 
 
-FAMILY = TinyFamily(
+FAMILY = ReadFamily(
     name="Audio Flamingo 3",
     model_type="audioflamingo3",
     save=save,
@@ -66,5 +64,4 @@ FAMILY = TinyFamily(
     batch=partial(chat_batch, request=REQUEST, end="<|im_end|>\n"),
     prompt=partial(chat_prompt, request=REQUEST),
     num_rows=num_rows,
-    note="Loaded by AutoModelForSeq2SeqLM; AutoModelForMultimodalLM does not know it.",
 )

@@ -13,28 +13,26 @@ is its own.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import torch
 from transformers import FunAsrNanoConfig, FunAsrNanoForConditionalGeneration, FunAsrNanoProcessor
 from transformers.audio_utils import mel_filter_bank
 
-from families.base import TinyFamily
+from families.base import ReadFamily, save_random
+from families.chat import chat_batch, chat_prompt
 from families.qwen2_audio import (
     NUM_MEL_BINS,
     SPREAD,
     TINY_TEXT,
     byte_tokenizer,
-    chat_batch,
-    chat_prompt,
     load_auto,
-    save_random,
     text_config,
 )
 
@@ -128,30 +126,18 @@ def load(folder: Path) -> tuple[Any, Any]:
     return load_auto(folder)
 
 
-@stand_in()
-def batch(
-    processor: Any, waveforms: Sequence[np.ndarray], transcripts: Sequence[str]
-) -> dict[str, Any]:
-    return chat_batch(processor, waveforms, transcripts, end="<|im_end|>\n")
-
-
-@stand_in()
-def prompt(processor: Any, waveforms: Sequence[np.ndarray]) -> dict[str, Any]:
-    return chat_prompt(processor, waveforms)
-
-
 def num_rows(num_samples: int) -> int:
     frames = 1 + (num_samples - 400) // 160  # whole windows of 25 ms, 10 ms apart
     return -(-frames // 6)  # one in six is kept
 
 
-FAMILY = TinyFamily(
+FAMILY = ReadFamily(
     name="Fun-ASR-Nano",
     model_type="fun_asr_nano",
     save=save,
     load=load,
-    batch=batch,
-    prompt=prompt,
+    batch=stand_in()(partial(chat_batch, end="<|im_end|>\n")),
+    prompt=stand_in()(chat_prompt),
     num_rows=num_rows,
-    note="The adaptor drops its mask: speech rows depend on the padding of their batch.",
+    stand_in=stand_in,
 )

@@ -12,10 +12,10 @@ by up to 5e-4.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import (
     AutoModel,
     AutoModelForMultimodalLM,
@@ -30,8 +30,8 @@ from transformers import (
 )
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from families.base import TEXTS, TinyFamily
-from families.qwen2_5_omni_thinker import chat_batch, chat_prompt
+from families.base import TEXTS, ReadFamily, save_random
+from families.chat import chat_batch, chat_prompt
 
 NUM_PLACEHOLDERS = 188
 CHAT_TEMPLATE = (
@@ -123,15 +123,14 @@ def save(folder: Path) -> None:
         audio_token_id=tokenizer.audio_token_id,
     )
     AutoModel.register(Gemma3nVisionConfig, NoVision, exist_ok=True)
-    torch.manual_seed(0)
-    Gemma3nForConditionalGeneration(config).save_pretrained(folder)
-    Gemma3nProcessor(
+    processor = Gemma3nProcessor(
         feature_extractor=Gemma3nAudioFeatureExtractor(feature_size=NUM_MEL_BINS),
         image_processor=SiglipImageProcessorPil(),
         tokenizer=tokenizer,
         chat_template=CHAT_TEMPLATE,
         audio_seq_length=NUM_PLACEHOLDERS,
-    ).save_pretrained(folder)
+    )
+    save_random(folder, Gemma3nForConditionalGeneration, config, processor)
 
 
 def load(folder: Path) -> tuple[Any, Any]:
@@ -145,14 +144,13 @@ def num_rows(num_samples: int) -> int:
     return -(-mel_frames // 16)  # two convolutions of stride 2, then every fourth row
 
 
-FAMILY = TinyFamily(
+FAMILY = ReadFamily(
     name="Gemma 3n",
     model_type="gemma3n",
     save=save,
     load=load,
-    batch=chat_batch("<end_of_turn>\n"),
-    prompt=chat_prompt,
+    batch=partial(chat_batch, request="Transcribe.", end="<end_of_turn>\n"),
+    prompt=partial(chat_prompt, request="Transcribe."),
     num_rows=num_rows,
     num_placeholders=lambda num_samples: NUM_PLACEHOLDERS,
-    note="The rows behind the true ones are one learnt embedding each.",
 )

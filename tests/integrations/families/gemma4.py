@@ -6,10 +6,10 @@ torchvision for videos.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import (
     AutoModelForMultimodalLM,
     Gemma4AudioFeatureExtractor,
@@ -18,9 +18,10 @@ from transformers import (
     Gemma4Processor,
 )
 
-from families.base import TinyFamily
+from families.base import ReadFamily, save_random
+from families.chat import chat_batch, chat_prompt
 from families.gemma3n import gemma_tokenizer
-from families.qwen2_5_omni_thinker import chat_batch, chat_prompt, load_audio_processor
+from families.qwen2_5_omni_thinker import load_audio_processor
 
 SPECIAL_TOKENS = {
     "boi_token": "<|image>",
@@ -75,10 +76,13 @@ def save(folder: Path) -> None:
         },
         eoa_token_index=tokenizer.eoa_token_id,
     )
-    torch.manual_seed(0)
-    Gemma4ForConditionalGeneration(config).save_pretrained(folder)
-    Gemma4AudioFeatureExtractor(feature_size=NUM_MEL_BINS).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_random(
+        folder,
+        Gemma4ForConditionalGeneration,
+        config,
+        Gemma4AudioFeatureExtractor(feature_size=NUM_MEL_BINS),
+        tokenizer,
+    )
 
 
 def load(folder: Path) -> tuple[Any, Any]:
@@ -93,12 +97,12 @@ def num_rows(num_samples: int) -> int:
     return -(-mel_frames // 4)  # two convolutions of stride 2
 
 
-FAMILY = TinyFamily(
+FAMILY = ReadFamily(
     name="Gemma 4",
     model_type="gemma4",
     save=save,
     load=load,
-    batch=chat_batch("<turn|>\n"),
-    prompt=chat_prompt,
+    batch=partial(chat_batch, request="Transcribe.", end="<turn|>\n"),
+    prompt=partial(chat_prompt, request="Transcribe."),
     num_rows=num_rows,
 )

@@ -16,17 +16,15 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from families.base import TinyFamily
+from families.base import ReadFamily, save_random
+from families.chat import chat_batch, chat_prompt
 from families.qwen2_audio import (
     HOP_LENGTH,
     NUM_MEL_BINS,
     SPREAD,
     WINDOW_S,
     byte_tokenizer,
-    chat_batch,
-    chat_prompt,
     load_auto,
-    save_random,
     text_config,
 )
 
@@ -77,7 +75,7 @@ def num_rows(num_samples: int) -> int:
     return frames // 4  # whole groups only
 
 
-FAMILY = TinyFamily(
+FAMILY = ReadFamily(
     name="GLM-ASR",
     model_type="glmasr",
     save=save,

@@ -4,19 +4,19 @@ Batch is not single: no mask enters the encoder, so a short utterance attends to
 Beside 2.5 s of audio, the loss of 0.4 s moves by 0.25 here, its speech rows by up to 3.0 (they spread by
 1.1). In training mode BatchNorm mixes the rows of a batch too, padding included.
 
-Its feature extractor needs torchaudio, whose wheel from PyPI fails beside a CPU torch: `STAND_IN` gives it
+Its feature extractor needs torchaudio, whose wheel from PyPI fails beside a CPU torch: `stand_in` gives it
 the one thing it takes from there, a mel spectrogram. The rest of the processor is the family's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import torch
 from transformers import (
     GraniteSpeechConfig,
@@ -27,15 +27,13 @@ from transformers import (
 from transformers.audio_utils import mel_filter_bank
 from transformers.models.granite_speech import feature_extraction_granite_speech
 
-from families.base import TinyFamily
+from families.base import ReadFamily, save_random
+from families.chat import chat_batch, chat_prompt
 from families.qwen2_audio import (
     SPREAD,
     TINY_TEXT,
     byte_tokenizer,
-    chat_batch,
-    chat_prompt,
     load_auto,
-    save_random,
     text_config,
 )
 
@@ -69,15 +67,17 @@ class MelSpectrogram(torch.nn.Module):
         return self.bands.T @ spectrum.abs().square()
 
 
-STAND_IN = mock.patch.multiple(
-    feature_extraction_granite_speech,
-    create=True,
-    torchaudio=SimpleNamespace(transforms=SimpleNamespace(MelSpectrogram=MelSpectrogram)),
-    requires_backends=lambda *_: None,
-)
+def stand_in() -> AbstractContextManager[Any]:
+    """The family's feature extractor without torchaudio."""
+    return mock.patch.multiple(
+        feature_extraction_granite_speech,
+        create=True,
+        torchaudio=SimpleNamespace(transforms=SimpleNamespace(MelSpectrogram=MelSpectrogram)),
+        requires_backends=lambda *_: None,
+    )
 
 
-@STAND_IN
+@stand_in()
 def save(folder: Path) -> None:
     tokenizer = byte_tokenizer(
         "<|audio|>",
@@ -119,21 +119,9 @@ def save(folder: Path) -> None:
     save_random(folder, GraniteSpeechForConditionalGeneration, config, processor)
 
 
-@STAND_IN
+@stand_in()
 def load(folder: Path) -> tuple[Any, Any]:
     return load_auto(folder)
-
-
-@STAND_IN
-def batch(
-    processor: Any, waveforms: Sequence[np.ndarray], transcripts: Sequence[str]
-) -> dict[str, Any]:
-    return chat_batch(processor, waveforms, transcripts, request=REQUEST, end=f"{END}\n")
-
-
-@STAND_IN
-def prompt(processor: Any, waveforms: Sequence[np.ndarray]) -> dict[str, Any]:
-    return chat_prompt(processor, waveforms, request=REQUEST)
 
 
 def num_rows(num_samples: int) -> int:
@@ -141,13 +129,13 @@ def num_rows(num_samples: int) -> int:
     return -(-frames // WINDOW) * (WINDOW // DOWNSAMPLE)
 
 
-FAMILY = TinyFamily(
+FAMILY = ReadFamily(
     name="Granite Speech",
     model_type="granite_speech",
     save=save,
     load=load,
-    batch=batch,
-    prompt=prompt,
+    batch=stand_in()(partial(chat_batch, request=REQUEST, end=f"{END}\n")),
+    prompt=stand_in()(partial(chat_prompt, request=REQUEST)),
     num_rows=num_rows,
-    note="No mask enters the encoder: speech rows depend on the padding of their batch.",
+    stand_in=stand_in,
 )

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from transformers import (
     AutoModelForMultimodalLM,
     AutoProcessor,
@@ -18,7 +15,7 @@ from transformers import (
     KyutaiSpeechToTextProcessor,
 )
 
-from families.base import TEXTS, TinyFamily
+from families.base import TEXTS, TinyFamily, save_random
 
 
 def save(folder: Path) -> None:
@@ -51,24 +48,12 @@ def save(folder: Path) -> None:
             "num_key_value_heads": 2,
         },
     )
-    torch.manual_seed(0)
-    KyutaiSpeechToTextForConditionalGeneration(config).save_pretrained(folder)
-    extractor = KyutaiSpeechToTextFeatureExtractor()
-    KyutaiSpeechToTextProcessor(extractor, tokenizer).save_pretrained(folder)
+    processor = KyutaiSpeechToTextProcessor(KyutaiSpeechToTextFeatureExtractor(), tokenizer)
+    save_random(folder, KyutaiSpeechToTextForConditionalGeneration, config, processor)
 
 
 def load(folder: Path) -> tuple[Any, Any]:
     return AutoModelForMultimodalLM.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
-
-
-def batch(
-    processor: Any, waveforms: Sequence[np.ndarray], transcripts: Sequence[str]
-) -> dict[str, Any]:
-    raise NotImplementedError("Kyutai speech-to-text is in the tests to be refused.")
-
-
-def prompt(processor: Any, waveforms: Sequence[np.ndarray]) -> dict[str, Any]:
-    raise NotImplementedError("Kyutai speech-to-text is in the tests to be refused.")
 
 
 FAMILY = TinyFamily(
@@ -76,8 +61,4 @@ FAMILY = TinyFamily(
     model_type="kyutai_speech_to_text",
     save=save,
     load=load,
-    batch=batch,
-    prompt=prompt,
-    num_rows=lambda num_samples: 0,
-    note="Refused: no placeholders.",
 )

@@ -9,10 +9,10 @@ frames, so it reads the padding of a batch. Losses here differ by up to 0.04.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import (
     AutoModelForMultimodalLM,
     GPT2Tokenizer,
@@ -22,8 +22,9 @@ from transformers import (
     Phi4MultimodalProcessor,
 )
 
-from families.base import TEXTS, TinyFamily
-from families.qwen2_5_omni_thinker import chat_batch, chat_prompt, load_audio_processor
+from families.base import TEXTS, ReadFamily, save_random
+from families.chat import chat_batch, chat_prompt
+from families.qwen2_5_omni_thinker import load_audio_processor
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>"
@@ -78,10 +79,9 @@ def save(folder: Path) -> None:
             "image_token_id": tokenizer.image_token_id,
         },
     )
-    torch.manual_seed(0)
-    Phi4MultimodalForCausalLM(config).save_pretrained(folder)
-    Phi4MultimodalFeatureExtractor().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_random(
+        folder, Phi4MultimodalForCausalLM, config, Phi4MultimodalFeatureExtractor(), tokenizer
+    )
 
 
 def load(folder: Path) -> tuple[Any, Any]:
@@ -96,13 +96,12 @@ def num_rows(num_samples: int) -> int:
     return -(-frames // 8)  # three convolutions of stride 2
 
 
-FAMILY = TinyFamily(
+FAMILY = ReadFamily(
     name="Phi-4-multimodal",
     model_type="phi4_multimodal",
     save=save,
     load=load,
-    batch=chat_batch("<|end|>"),
-    prompt=chat_prompt,
+    batch=partial(chat_batch, request="Transcribe.", end="<|end|>"),
+    prompt=partial(chat_prompt, request="Transcribe."),
     num_rows=num_rows,
-    note="Its encoder reads the padding of a batch, so rows of speech change with their neighbours.",
 )

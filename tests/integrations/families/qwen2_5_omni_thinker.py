@@ -1,19 +1,16 @@
 """Qwen2.5-Omni's thinker: a Whisper-like encoder in short windows, pooled by two, Qwen2.5 behind it.
 
 Its processor needs torchvision for videos. Without it, as in the tests, `audio_processor` builds the same
-class from its feature extractor and its tokenizer. Qwen3-Omni, Gemma and Phi-4 share that and the chat
-helpers.
+class from its feature extractor and its tokenizer. Qwen3-Omni, Gemma and Phi-4 share that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
-import torch
 from transformers import (
     AutoFeatureExtractor,
     AutoModelForMultimodalLM,
@@ -26,7 +23,8 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from families.base import TEXTS, TinyFamily, transcript_labels
+from families.base import TEXTS, ReadFamily, save_random
+from families.chat import chat_batch, chat_prompt
 
 SPECIAL_TOKENS = {
     "image_token": "<|IMAGE|>",
@@ -46,6 +44,38 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 NUM_MEL_BINS = 16
+TINY_ENCODER = {
+    "num_mel_bins": NUM_MEL_BINS,
+    "d_model": 16,
+    "encoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 32,
+    "output_dim": 32,
+}
+TINY_VISION = {
+    "depth": 1,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_heads": 2,
+    "out_hidden_size": 32,
+}
+TINY_TEXT = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
+
+
+def thinker_ids(tokenizer: Any) -> dict[str, int]:
+    """The special tokens' ids that both thinkers' configurations name alike."""
+    return {
+        "audio_start_token_id": tokenizer.audio_bos_token_id,
+        "vision_start_token_id": tokenizer.vision_bos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
 
 
 def qwen_tokenizer(special_tokens: dict[str, str], chat_template: str) -> Qwen2Tokenizer:
@@ -80,84 +110,14 @@ def load_audio_processor(
     )
 
 
-def chats(
-    waveforms: Sequence[np.ndarray], transcripts: Sequence[str] | None = None
-) -> list[list[dict[str, Any]]]:
-    """One conversation per utterance: audio and a request, then the transcript if there is one."""
-    request = {"type": "text", "text": "Transcribe."}
-    conversations: list[list[dict[str, Any]]] = [
-        [{"role": "user", "content": [{"type": "audio", "audio": waveform}, request]}]
-        for waveform in waveforms
-    ]
-    for conversation, transcript in zip(conversations, transcripts or [], strict=False):
-        content = [{"type": "text", "text": transcript}]
-        conversation.append({"role": "assistant", "content": content})
-    return conversations
-
-
-def chat_inputs(processor: Any, conversations: list[Any], *, padding_side: str) -> dict[str, Any]:
-    """Arguments of the model's forward; a last turn of the user is followed by the assistant's header."""
-    return dict(
-        processor.apply_chat_template(
-            conversations,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            add_generation_prompt=conversations[0][-1]["role"] == "user",
-            processor_kwargs={"padding": True, "text_kwargs": {"padding_side": padding_side}},
-        )
-    )
-
-
-def chat_batch(end: str) -> Any:
-    """`TinyFamily.batch` by the chat template, of which every answer ends in `end`."""
-
-    def batch(
-        processor: Any, waveforms: Sequence[np.ndarray], transcripts: Sequence[str]
-    ) -> dict[str, Any]:
-        inputs = chat_inputs(processor, chats(waveforms, transcripts), padding_side="right")
-        answers = [
-            processor.tokenizer(transcript + end, add_special_tokens=False)["input_ids"]
-            for transcript in transcripts
-        ]
-        inputs["labels"] = transcript_labels(inputs["input_ids"], inputs["attention_mask"], answers)
-        return inputs
-
-    return batch
-
-
-def chat_prompt(processor: Any, waveforms: Sequence[np.ndarray]) -> dict[str, Any]:
-    """`TinyFamily.prompt` by the chat template."""
-    return chat_inputs(processor, chats(waveforms), padding_side="left")
-
-
 def save(folder: Path) -> None:
     tokenizer = qwen_tokenizer(SPECIAL_TOKENS, CHAT_TEMPLATE)
     config = Qwen2_5OmniThinkerConfig(
-        audio_config={
-            "num_mel_bins": NUM_MEL_BINS,
-            "d_model": 16,
-            "encoder_layers": 1,
-            "encoder_attention_heads": 2,
-            "encoder_ffn_dim": 32,
-            "n_window": 20,
-            "output_dim": 32,
-        },
-        vision_config={
-            "depth": 1,
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "num_heads": 2,
-            "out_hidden_size": 32,
-            "fullatt_block_indexes": [0],
-        },
+        audio_config={**TINY_ENCODER, "n_window": 20},
+        vision_config={**TINY_VISION, "fullatt_block_indexes": [0]},
         text_config={
+            **TINY_TEXT,
             "vocab_size": len(tokenizer),
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 10_000.0,
@@ -168,16 +128,16 @@ def save(folder: Path) -> None:
         audio_token_index=tokenizer.audio_token_id,
         image_token_index=tokenizer.image_token_id,
         video_token_index=tokenizer.video_token_id,
-        audio_start_token_id=tokenizer.audio_bos_token_id,
         audio_end_token_id=tokenizer.audio_eos_token_id,
-        vision_start_token_id=tokenizer.vision_bos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        **thinker_ids(tokenizer),
     )
-    torch.manual_seed(0)
-    Qwen2_5OmniThinkerForConditionalGeneration(config).save_pretrained(folder)
-    WhisperFeatureExtractor(feature_size=NUM_MEL_BINS).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_random(
+        folder,
+        Qwen2_5OmniThinkerForConditionalGeneration,
+        config,
+        WhisperFeatureExtractor(feature_size=NUM_MEL_BINS),
+        tokenizer,
+    )
 
 
 def load(folder: Path) -> tuple[Any, Any]:
@@ -191,13 +151,12 @@ def num_rows(num_samples: int) -> int:
     return conv_frames // 2  # averages of two
 
 
-FAMILY = TinyFamily(
+FAMILY = ReadFamily(
     name="Qwen2.5-Omni thinker",
     model_type="qwen2_5_omni_thinker",
     save=save,
     load=load,
-    batch=chat_batch("<|im_end|>\n"),
-    prompt=chat_prompt,
+    batch=partial(chat_batch, request="Transcribe.", end="<|im_end|>\n"),
+    prompt=partial(chat_prompt, request="Transcribe."),
     num_rows=num_rows,
-    note="Its encoder attends inside windows (2 s, here 0.4 s) alone.",
 )

@@ -2,19 +2,14 @@
 
 The window is 4 s here and 30 s in the checkpoints; longer audio is cut to it. Where no row has two
 placeholders side by side (audio of up to 0.06 s) the model expands them by itself, and fails with labels.
-
-The helpers serve the families that work alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from transformers import (
     AutoModelForMultimodalLM,
     AutoProcessor,
@@ -25,7 +20,8 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from families.base import SAMPLE_RATE_HZ, TEXTS, TinyFamily, transcript_labels
+from families.base import SAMPLE_RATE_HZ, TEXTS, ReadFamily, save_random
+from families.chat import chat_batch, chat_prompt
 
 HOP_LENGTH = 160
 WINDOW_S = 4
@@ -69,65 +65,8 @@ def text_config(tokenizer: Any) -> dict[str, Any]:
     return {**TINY_TEXT, "vocab_size": len(tokenizer), **ids}
 
 
-def save_random(folder: Path, model_class: Any, config: Any, processor: Any) -> None:
-    """Save a random model of seed 0 and its processor."""
-    torch.manual_seed(0)
-    model_class(config).save_pretrained(folder)
-    processor.save_pretrained(folder)
-
-
 def load_auto(folder: Path) -> tuple[Any, Any]:
     return AutoModelForMultimodalLM.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
-
-
-def chat_batch(
-    processor: Any,
-    waveforms: Sequence[np.ndarray],
-    transcripts: Sequence[str],
-    *,
-    request: str = "",
-    start: str = "",
-    end: str,
-) -> dict[str, Any]:
-    """`TinyFamily.batch` by the chat template: the assistant's turn is `start`, the transcript and `end`."""
-    chats = _questions(waveforms, request)
-    for chat, transcript in zip(chats, transcripts, strict=True):
-        answer = [{"type": "text", "text": start + transcript}]
-        chat.append({"role": "assistant", "content": answer})
-    inputs = _encode(processor, chats, padding_side="right")
-    tokenizer = processor.tokenizer
-    answers = [tokenizer(text + end, add_special_tokens=False).input_ids for text in transcripts]
-    labels = transcript_labels(inputs["input_ids"], inputs["attention_mask"], answers)
-    return {**inputs, "labels": labels}
-
-
-def chat_prompt(
-    processor: Any, waveforms: Sequence[np.ndarray], *, request: str = ""
-) -> dict[str, Any]:
-    """`TinyFamily.prompt` by the chat template."""
-    chats = _questions(waveforms, request)
-    return _encode(processor, chats, padding_side="left", add_generation_prompt=True)
-
-
-def _questions(waveforms: Sequence[np.ndarray], request: str) -> list[list[dict[str, Any]]]:
-    text = [{"type": "text", "text": request}] if request else []
-    return [
-        [{"role": "user", "content": [{"type": "audio", "audio": waveform}, *text]}]
-        for waveform in waveforms
-    ]
-
-
-def _encode(processor: Any, chats: list[Any], padding_side: str, **kwargs: Any) -> dict[str, Any]:
-    options = {"text_kwargs": {"padding": True, "padding_side": padding_side}}
-    inputs = processor.apply_chat_template(
-        chats,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs=options,
-        **kwargs,
-    )
-    return dict(inputs)
 
 
 def save(folder: Path) -> None:
@@ -150,7 +89,7 @@ def num_rows(num_samples: int) -> int:
     return (frames - 2) // 2 + 1  # the average pool: kernel 2, stride 2, no padding
 
 
-FAMILY = TinyFamily(
+FAMILY = ReadFamily(
     name="Qwen2-Audio",
     model_type="qwen2_audio",
     save=save,

@@ -24,15 +24,14 @@ from transformers import (
     Qwen3ASRProcessor,
 )
 
-from families.base import TinyFamily
+from families.base import ReadFamily, save_random
+from families.chat import chat_batch
 from families.qwen2_audio import (
     HOP_LENGTH,
     NUM_MEL_BINS,
     SPREAD,
     byte_tokenizer,
-    chat_batch,
     load_auto,
-    save_random,
     text_config,
 )
 
@@ -94,7 +93,7 @@ def num_placeholders(num_samples: int) -> int:
     return num_rows(max(num_samples, MIN_SAMPLES))
 
 
-FAMILY = TinyFamily(
+FAMILY = ReadFamily(
     name="Qwen3-ASR",
     model_type="qwen3_asr",
     save=save,
@@ -103,5 +102,4 @@ FAMILY = TinyFamily(
     prompt=prompt,
     num_rows=num_rows,
     num_placeholders=num_placeholders,
-    note="Audio under 0.5 s is padded to 0.5 s, and the padding has placeholders.",
 )

@@ -7,10 +7,10 @@ one. `num_rows` is that of the utterance alone.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import (
     AutoModelForMultimodalLM,
     Qwen3OmniMoeProcessor,
@@ -19,14 +19,18 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from families.base import TinyFamily
+from families.base import ReadFamily, save_random
+from families.chat import chat_batch, chat_prompt
 from families.qwen2_5_omni_thinker import (
     CHAT_TEMPLATE,
+    NUM_MEL_BINS,
     SPECIAL_TOKENS,
-    chat_batch,
-    chat_prompt,
+    TINY_ENCODER,
+    TINY_TEXT,
+    TINY_VISION,
     load_audio_processor,
     qwen_tokenizer,
+    thinker_ids,
 )
 
 RENAMED = {
@@ -38,7 +42,6 @@ RENAMED = {
     "vision_bos_token": "<|vision_start|>",
     "vision_eos_token": "<|vision_end|>",
 }
-NUM_MEL_BINS = 16
 
 
 def save(folder: Path) -> None:
@@ -47,34 +50,18 @@ def save(folder: Path) -> None:
         template = template.replace(token, RENAMED[role])
     tokenizer = qwen_tokenizer(RENAMED, template)
     config = Qwen3OmniMoeThinkerConfig(
-        audio_config={
-            "num_mel_bins": NUM_MEL_BINS,
-            "d_model": 16,
-            "encoder_layers": 1,
-            "encoder_attention_heads": 2,
-            "encoder_ffn_dim": 32,
-            "downsample_hidden_size": 4,
-            "output_dim": 32,
-        },
+        audio_config={**TINY_ENCODER, "downsample_hidden_size": 4},
         vision_config={
-            "depth": 1,
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "num_heads": 2,
-            "out_hidden_size": 32,
+            **TINY_VISION,
             "num_position_embeddings": 16,
             "deepstack_visual_indexes": [0],
         },
         text_config={
+            **TINY_TEXT,
             "vocab_size": len(tokenizer),
-            "hidden_size": 32,
-            "intermediate_size": 64,
             "moe_intermediate_size": 16,
             "num_experts": 4,
             "num_experts_per_tok": 2,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
             "head_dim": 16,
             "rope_parameters": {
                 "rope_type": "default",
@@ -85,15 +72,15 @@ def save(folder: Path) -> None:
         audio_token_id=tokenizer.audio_token_id,
         image_token_id=tokenizer.image_token_id,
         video_token_id=tokenizer.video_token_id,
-        audio_start_token_id=tokenizer.audio_bos_token_id,
-        vision_start_token_id=tokenizer.vision_bos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        **thinker_ids(tokenizer),
     )
-    torch.manual_seed(0)
-    Qwen3OmniMoeThinkerForConditionalGeneration(config).save_pretrained(folder)
-    WhisperFeatureExtractor(feature_size=NUM_MEL_BINS).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_random(
+        folder,
+        Qwen3OmniMoeThinkerForConditionalGeneration,
+        config,
+        WhisperFeatureExtractor(feature_size=NUM_MEL_BINS),
+        tokenizer,
+    )
 
 
 def load(folder: Path) -> tuple[Any, Any]:
@@ -106,13 +93,12 @@ def num_rows(num_samples: int) -> int:
     return 13 * seconds + -(-rest // 8)  # three convolutions of stride 2 in each window
 
 
-FAMILY = TinyFamily(
+FAMILY = ReadFamily(
     name="Qwen3-Omni thinker",
     model_type="qwen3_omni_moe_thinker",
     save=save,
     load=load,
-    batch=chat_batch("<|im_end|>\n"),
-    prompt=chat_prompt,
+    batch=partial(chat_batch, request="Transcribe.", end="<|im_end|>\n"),
+    prompt=partial(chat_prompt, request="Transcribe."),
     num_rows=num_rows,
-    note="An utterance may have one row more beside a longer one.",
 )

@@ -17,7 +17,7 @@ import torch
 from transformers import AutoModel, AutoProcessor, GPT2Tokenizer, WhisperFeatureExtractor
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-from families.base import SAMPLE_RATE_HZ, TEXTS, TinyFamily, transcript_labels
+from families.base import SAMPLE_RATE_HZ, TEXTS, ReadFamily, transcript_labels
 
 CODE = '''
 import torch
@@ -254,7 +254,7 @@ def num_rows(num_samples: int) -> int:
     return -(-mel_frames // 16)  # a convolution of stride 2, then stacks of eight
 
 
-FAMILY = TinyFamily(
+FAMILY = ReadFamily(
     name="Ultravox-style remote code",
     model_type="tiny_ultravox",
     save=save,
@@ -262,5 +262,4 @@ FAMILY = TinyFamily(
     batch=batch,
     prompt=prompt,
     num_rows=num_rows,
-    note="Placeholders are end tokens; `audio_token_start_idx` and `audio_token_len` say where speech is.",
 )

@@ -19,13 +19,12 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from families.base import SAMPLE_RATE_HZ, TinyFamily, transcript_labels
+from families.base import SAMPLE_RATE_HZ, ReadFamily, save_random, transcript_labels
 from families.qwen2_audio import (
     NUM_MEL_BINS,
     TINY_WHISPER,
     byte_tokenizer,
     load_auto,
-    save_random,
     text_config,
 )
 
@@ -87,7 +86,7 @@ def _encode(
     return {**inputs, "input_features": features["input_features"]}
 
 
-FAMILY = TinyFamily(
+FAMILY = ReadFamily(
     name="Voxtral",
     model_type="voxtral",
     save=save,
@@ -96,5 +95,4 @@ FAMILY = TinyFamily(
     prompt=prompt,
     num_rows=num_rows,
     num_placeholders=num_placeholders,
-    note="An utterance fills all placeholders of its chunks of 30 s, 375 each.",
 )

@@ -5,12 +5,9 @@ Its processor needs mistral-common; `load` gives its feature extractor instead.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from transformers import (
     AutoFeatureExtractor,
     AutoModelForMultimodalLM,
@@ -19,7 +16,7 @@ from transformers import (
     VoxtralRealtimeForConditionalGeneration,
 )
 
-from families.base import TinyFamily
+from families.base import TinyFamily, save_random
 
 NUM_MEL_BINS = 16
 
@@ -44,9 +41,8 @@ def save(folder: Path) -> None:
             "head_dim": 16,
         },
     )
-    torch.manual_seed(0)
-    VoxtralRealtimeForConditionalGeneration(config).save_pretrained(folder)
-    VoxtralRealtimeFeatureExtractor(feature_size=NUM_MEL_BINS).save_pretrained(folder)
+    extractor = VoxtralRealtimeFeatureExtractor(feature_size=NUM_MEL_BINS)
+    save_random(folder, VoxtralRealtimeForConditionalGeneration, config, extractor)
 
 
 def load(folder: Path) -> tuple[Any, Any]:
@@ -54,23 +50,9 @@ def load(folder: Path) -> tuple[Any, Any]:
     return model, AutoFeatureExtractor.from_pretrained(folder)
 
 
-def batch(
-    processor: Any, waveforms: Sequence[np.ndarray], transcripts: Sequence[str]
-) -> dict[str, Any]:
-    raise NotImplementedError("Voxtral Realtime is in the tests to be refused.")
-
-
-def prompt(processor: Any, waveforms: Sequence[np.ndarray]) -> dict[str, Any]:
-    raise NotImplementedError("Voxtral Realtime is in the tests to be refused.")
-
-
 FAMILY = TinyFamily(
     name="Voxtral Realtime",
     model_type="voxtral_realtime",
     save=save,
     load=load,
-    batch=batch,
-    prompt=prompt,
-    num_rows=lambda num_samples: 0,
-    note="Refused: no placeholders.",
 )
