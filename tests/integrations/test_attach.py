@@ -14,6 +14,8 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from otreg import CTC, OTReg, attach
+from otreg.integrations import UnsupportedModelError
+from otreg.integrations.families import family_of
 from otreg.objectives import Distillation, OnPair
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights="gaussian")
@@ -301,6 +303,48 @@ def test_begin_step_needs_to_know_what_is_counted(qwen) -> None:
     model(**batch)
     assert handle.loss.item() == pytest.approx(handle.terms["kl"].item() / 2, rel=1e-4)
     handle.detach()
+
+
+def test_begin_step_undoes_what_the_loop_divides_by(qwen) -> None:
+    """What is added, divided by the number of micro-batches, is the sum over the step / N."""
+    model, _, batch = qwen
+    handle = attach(model, OTReg(vocabulary="all"), weight=0.3)
+    handle.begin_step(batches=[batch, batch, batch])
+    model(**batch)
+    share = handle.loss.detach()
+    handle.begin_step(batches=[batch, batch, batch], divided_by=3)
+    model(**batch)
+    handle.detach()
+    assert torch.allclose(handle.loss.detach() / 3, share)
+
+
+def test_the_placeholder_may_be_named_where_the_configuration_does_not(qwen) -> None:
+    model, _, batch = qwen
+    expected = added(model, batch, OTReg(), weight=0.3)
+    placeholder = model.config.audio_token_id
+    assert torch.equal(
+        added(model, batch, OTReg(), weight=0.3, audio_token_id=placeholder), expected
+    )
+    absent = min(set(range(200)) - set(batch["input_ids"].flatten().tolist()))
+    silent = attach(model, OTReg(), weight=0.3, audio_token_id=absent)
+    model(**batch)  # without the placeholder these are rows of text alone
+    silent.detach()
+    assert silent.loss.item() == 0
+    model.config.audio_token_id = None
+    with pytest.raises(UnsupportedModelError, match="pass attach"):
+        attach(model, OTReg(), weight=0.3)
+    handle = attach(model, OTReg(), weight=0.3, audio_token_id=placeholder)
+    assert handle.port.audio_token_id == placeholder
+    handle.detach()
+
+
+def test_a_named_placeholder_leaves_the_familys_other_facts(load: Load) -> None:
+    _, model, _ = load("gemma3n")
+    known = family_of(model)
+    named = family_of(model, 77)
+    assert named.audio_token_id(model.config) == 77
+    assert known.true_rows is not None
+    assert named.true_rows is known.true_rows
 
 
 def test_evaluation_mode_is_said_once(load: Load, caplog: pytest.LogCaptureFixture) -> None:

@@ -137,11 +137,14 @@ def test_a_forward_that_was_replaced_is_noticed(load: Load, tmp_path: Path) -> N
     _, model, processor = load("qwen2_audio")
     handle = attach(model, OTReg(), weight=0.3, processor=processor)
     arguments = TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True)
-    trainer = AttachedTrainer(model=model, args=arguments, handle=handle)
+    trainer = Trainer(model=model, args=arguments)
+    callback = AttachedCallback(handle, trainer)
+    callback.on_train_begin(arguments, trainer.state, trainer.control)
     before, model.forward = model.forward, type(model).forward.__get__(model)
     batch = load("qwen2_audio")[0].batch(processor, waveforms(1.0), TEXTS[:1])
     with pytest.raises(RuntimeError, match="did not reach attach"):
         trainer.compute_loss(model, batch)
+    callback.leave()
     model.forward = before
     handle.detach()
 

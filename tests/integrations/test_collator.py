@@ -126,3 +126,46 @@ def test_audio_at_another_rate_is_resampled_and_other_shapes_are_refused(load: L
         collate([{"audio": sound, "text": "a"}, {"audio": np.stack([sound, sound]), "text": "b"}])
     with pytest.raises(ValueError, match="row 0 has no text"):
         collate([{"audio": sound, "text": ""}])
+
+
+def test_the_users_own_request_stands_in_the_prompt(load: Load) -> None:
+    family, _, processor = load("qwen3_asr")  # which has a request of its own
+    sounds = waveforms(1.0, 0.7)
+    asked = TranscriptionCollator(processor, request="Repeat after me:").prompts(sounds)
+    usual = TranscriptionCollator(processor).prompts(sounds)
+    decoded = processor.tokenizer.batch_decode(asked["input_ids"])
+    assert all("Repeat after me:" in text for text in decoded)
+    assert not any(
+        "Repeat" in text for text in processor.tokenizer.batch_decode(usual["input_ids"])
+    )
+    placeholder = processor.tokenizer.convert_tokens_to_ids("<|audio_pad|>")
+    for batch in (asked, usual):  # both are expanded to the same rows of speech
+        assert (batch["input_ids"] == placeholder).sum(1).tolist() == [
+            family.num_placeholders(len(sound)) for sound in sounds
+        ]
+
+
+def test_voxtral_with_mistrals_tokenizer_is_asked_through_its_processor() -> None:
+    """That tokenizer needs mistral-common, so its processor's side is played here."""
+    asked: dict[str, Any] = {}
+
+    class VoxtralProcessor:  # known by its name, as transformers' is
+        class tokenizer:
+            """Without a backend_tokenizer, as Mistral's."""
+
+        @staticmethod
+        def apply_transcription_request(**options: Any) -> dict[str, Any]:
+            asked.update(options)
+            return {"input_ids": torch.ones(2, 3)}
+
+    sounds = waveforms(1.0, 0.5)
+    collate = TranscriptionCollator(VoxtralProcessor(), language="es", model_id="name/of-it")
+    batch = collate.prompts(sounds)
+    assert batch["num_samples"].tolist() == [16_000, 8_000]
+    assert asked.pop("audio") == sounds
+    assert asked == {
+        "model_id": "name/of-it",
+        "language": "es",
+        "sampling_rate": 16_000,
+        "format": ["wav", "wav"],
+    }

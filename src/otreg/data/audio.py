@@ -65,6 +65,16 @@ def resampled_length(num_samples: int, sample_rate_hz: int) -> int:
     return (2 * num_samples * SAMPLE_RATE_HZ + sample_rate_hz) // (2 * sample_rate_hz)
 
 
+def resample(samples: np.ndarray, sample_rate_hz: int) -> np.ndarray:
+    """(samples,) at 16 kHz of (samples,) at another rate, by soxr in high quality."""
+    if sample_rate_hz == SAMPLE_RATE_HZ:
+        return samples
+    import soxr
+
+    resampled: np.ndarray = soxr.resample(samples, sample_rate_hz, SAMPLE_RATE_HZ, quality="HQ")
+    return resampled
+
+
 def audio_info(span: AudioSpan, *, max_duration_s: float = MAX_DURATION_S) -> AudioInfo:
     """Check the audio file of an utterance or clip by its header, without decoding it.
 
@@ -109,10 +119,7 @@ def load_audio(span: AudioSpan, *, max_duration_s: float = MAX_DURATION_S) -> np
         raise _error(
             span, f"holds NaN or infinite samples, the first at {at_s:.3f} s; write it again"
         )
-    if info.sample_rate_hz != SAMPLE_RATE_HZ:
-        import soxr
-
-        samples = soxr.resample(samples, info.sample_rate_hz, SAMPLE_RATE_HZ, quality="HQ")
+    samples = resample(samples, info.sample_rate_hz)
     if len(samples) == 0:
         raise _error(span, f"is too short: {info.duration_s:.6f} s is no sample at 16 kHz")
     return np.ascontiguousarray(samples, dtype=np.float32)

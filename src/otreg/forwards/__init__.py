@@ -3,6 +3,16 @@
 from otreg.forwards.passes import run_forwards
 from otreg.forwards.port import OwnPort, Port
 from otreg.forwards.reference import Reference
+from otreg.forwards.step import draw_seed, transcript_ids
 from otreg.forwards.twin import Twin, twin_of
 
-__all__ = ["OwnPort", "Port", "Reference", "Twin", "run_forwards", "twin_of"]
+__all__ = [
+    "OwnPort",
+    "Port",
+    "Reference",
+    "Twin",
+    "draw_seed",
+    "run_forwards",
+    "transcript_ids",
+    "twin_of",
+]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from otreg.forwards.token_rows import vocabulary_of
 from otreg.forwards.twin import Twin
 from otreg.model.merging import labels_at
 from otreg.model.outputs import SpeechLMOutput
@@ -82,14 +82,7 @@ class OwnPort:
 
     def vocabulary(self) -> Vocabulary:
         """See `Port`."""
-        embedding = self.model.get_input_embeddings()
-
-        def embed(ids: Tensor) -> Tensor:
-            with torch.no_grad():
-                rows: Tensor = embedding(ids)
-            return rows
-
-        return Vocabulary(embed, embedding.weight.detach(), self.pad_token_id)
+        return vocabulary_of(self.model.get_input_embeddings(), self.pad_token_id)
 
 
 def _asking(states: bool) -> dict[str, bool]:

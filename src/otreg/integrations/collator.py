@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from otreg.data.audio import SAMPLE_RATE_HZ, resample
+from otreg.data.collate import IGNORED_LABEL
 from otreg.data.padding import pad_ids
 from otreg.integrations.voxtral import voxtral_prompts
 
-SAMPLE_RATE_HZ = 16_000
-IGNORED_LABEL = -100
 REQUEST = "Transcribe the speech."
 _BY_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 _REQUEST_OPTIONS = {"FunAsrNanoProcessor": {"padding": True}}  # the others pad by themselves
@@ -178,8 +178,4 @@ def _waveform(audio: Any, number: int) -> np.ndarray:
             f"the audio of row {number} must be (samples,) float, one channel, got "
             f"{samples.dtype} {samples.shape}"
         )
-    if rate != SAMPLE_RATE_HZ:
-        import soxr
-
-        samples = soxr.resample(samples, rate, SAMPLE_RATE_HZ, quality="HQ")
-    return np.ascontiguousarray(samples, dtype=np.float32)
+    return np.ascontiguousarray(resample(samples, rate), dtype=np.float32)

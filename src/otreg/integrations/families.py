@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,30 +19,6 @@ class UnsupportedModelError(ValueError):
     """A model that cannot be read; the message says why."""
 
 
-@dataclass(frozen=True)
-class Family:
-    """How a family is read.
-
-    Args:
-        audio_token_id: the placeholder that each row of speech takes the place of.
-        decoder: what the merged rows enter: its first argument or `inputs_embeds` is read; None =
-            the model's `get_decoder()`.
-        merged: whose output is the merged rows, where no module takes them as `inputs_embeds`.
-        clips: where the rows of speech are, in families that do not say it by a placeholder: batch ->
-            (clips, 3) row, first column and number.
-        text_behind: the token behind which an answer's transcript begins; None = it is all of it.
-        true_rows: how many of a clip's rows are audio, where placeholders stand for padding, too:
-            (model, batch, clips) -> (clips,); None = all.
-    """
-
-    audio_token_id: Callable[[Any], int | None]
-    decoder: Callable[[Any], nn.Module] | None = None
-    merged: Callable[[Any], nn.Module] | None = None
-    clips: Callable[[Mapping[str, Any]], Tensor] | None = None
-    text_behind: str | None = None
-    true_rows: TrueRows | None = None
-
-
 def _placeholder(config: Any) -> int | None:
     for name in ("audio_token_id", "audio_token_index"):
         value = getattr(config, name, None)
@@ -51,21 +27,43 @@ def _placeholder(config: Any) -> int | None:
     return None
 
 
-COMMON = Family(_placeholder)
+@dataclass(frozen=True)
+class Family:
+    """How a family is read.
+
+    Args:
+        audio_token_id: the placeholder that each row of speech takes the place of.
+        merged: whose output is the merged rows; None = they enter `get_decoder()` as its first
+            argument or its `inputs_embeds`.
+        clips: where the rows of speech are, in families that do not say it by a placeholder: batch ->
+            (clips, 3) row, first column and number.
+        text_behind: the token behind which an answer's transcript begins; None = it is all of it.
+        true_rows: how many of a clip's rows are audio, where placeholders stand for padding, too:
+            (model, batch, clips) -> (clips,); None = all.
+    """
+
+    audio_token_id: Callable[[Any], int | None] = _placeholder
+    merged: Callable[[Any], nn.Module] | None = None
+    clips: Callable[[Mapping[str, Any]], Tensor] | None = None
+    text_behind: str | None = None
+    true_rows: TrueRows | None = None
+
+
+COMMON = Family()
 """Placeholders by `audio_token_id`, merged rows handed to `get_decoder()` as `inputs_embeds`."""
 
 FAMILIES: dict[str, Family] = {
-    "gemma3n": Family(_placeholder, true_rows=gemma3n_rows),
+    "gemma3n": Family(true_rows=gemma3n_rows),
     "phi4_multimodal": Family(
-        lambda config: int(config.audio_config.audio_token_id),
+        audio_token_id=lambda config: int(config.audio_config.audio_token_id),
         merged=lambda model: model.model.embed_tokens_extend,
     ),
     # Its answers read "language English<asr_text>the words".
-    "qwen3_asr": Family(_placeholder, text_behind="<asr_text>"),
-    "voxtral": Family(_placeholder, true_rows=voxtral_rows),
+    "qwen3_asr": Family(text_behind="<asr_text>"),
+    "voxtral": Family(true_rows=voxtral_rows),
 }
 
-ULTRAVOX = Family(_placeholder, clips=spans_of_ultravox)
+ULTRAVOX = Family(clips=spans_of_ultravox)
 """Ultravox's code on the Hub: its placeholders are end tokens, and the batch says where they are."""
 
 _NO_PLACEHOLDERS = {
@@ -75,11 +73,12 @@ _NO_PLACEHOLDERS = {
 }
 
 
-def family_of(model: Any) -> Family:
+def family_of(model: Any, audio_token_id: int | None = None) -> Family:
     """How a model is read.
 
     Args:
         model: a Hugging Face model, without wrappers.
+        audio_token_id: the placeholder, where the configuration does not say it.
 
     Raises:
         UnsupportedModelError: its audio does not take the place of placeholder tokens, or the
@@ -106,6 +105,8 @@ def family_of(model: Any) -> Family:
     if "audio_token_start_idx" in inspect.signature(model.forward).parameters:
         return ULTRAVOX
     family = FAMILIES.get(kind, COMMON)
+    if audio_token_id is not None:
+        family = replace(family, audio_token_id=lambda config: audio_token_id)
     if family.audio_token_id(config) is None:
         raise UnsupportedModelError(
             f"{name} has no audio_token_id in its configuration, so the rows of speech cannot be "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import logging
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from otreg.forwards import OwnPort, Reference, run_forwards
+from otreg.forwards import OwnPort, Reference, draw_seed, run_forwards, transcript_ids
 from otreg.integrations.attached_forward import AttachedForward
 from otreg.integrations.families import unwrapped
 from otreg.integrations.port import ForeignPort
@@ -87,13 +86,13 @@ class Handle:
         *,
         num_utterances: int | None = None,
         batches: Iterable[Mapping[str, Any]] | None = None,
+        divided_by: int = 1,
     ) -> None:
         """Say what the next optimiser step holds, so that its loss does not depend on its cuts.
 
         Until the next call each micro-batch then adds weight * (sum of its losses) / N, N the whole
-        step's utterances, over all its micro-batches and ranks: do not divide by the number of
-        micro-batches again. Where torch.distributed runs, gradients are taken to be averaged over
-        its ranks, as DistributedDataParallel and FSDP do.
+        step's utterances, over all its micro-batches and ranks. Where torch.distributed runs,
+        gradients are taken to be averaged over its ranks, as DistributedDataParallel and FSDP do.
 
         Args:
             num_utterances: N, over all ranks. Enough where all objectives count utterances and none
@@ -101,6 +100,9 @@ class Handle:
             batches: this rank's micro-batches of the step, in place of num_utterances: whatever the
                 objectives count is counted over all ranks, and the step's transcripts are gathered;
                 every rank must call this.
+            divided_by: what your loop divides the model's loss by before its backward pass, often
+                the number of micro-batches; what is added has been divided already, so it is
+                multiplied by this.
 
         Raises:
             ValueError: neither or both are given, or an objective counts something else.
@@ -109,14 +111,24 @@ class Handle:
             raise ValueError("give begin_step either num_utterances or batches")
         is_distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         num_ranks = torch.distributed.get_world_size() if is_distributed else 1
+        step_ids: Tensor | None = None
         if batches is not None:
             full = [self.port.completed(batch) for batch in batches]
-            counts, ids = self.counts(full), transcripts_of(full)
-            if num_ranks > 1:
-                counts, ids = over_ranks(counts, ids, num_ranks)
-            self.set_step(counts, ids, num_ranks)
-            return
-        assert num_utterances is not None
+            counts = {
+                name: float(sum(int(objective.count(batch)) for batch in full))
+                for name, (objective, _) in self._active()
+            }
+            counts, step_ids = _over_ranks(counts, transcript_ids(full), num_ranks)
+        else:
+            assert num_utterances is not None
+            counts = self._known(num_utterances)
+        self._num_steps += 1
+        self._counts = {name: max(1.0, count) for name, count in counts.items()}
+        self._step_ids = step_ids
+        self._factor = float(num_ranks * divided_by)
+
+    def _known(self, num_utterances: int) -> dict[str, float]:
+        """Counts of objectives that count utterances."""
         if num_utterances < 1:
             raise ValueError(f"num_utterances must be at least 1, got {num_utterances}")
         for name, (objective, _) in self._active():
@@ -124,30 +136,7 @@ class Handle:
                 raise ValueError(
                     f"objective {name!r} does not count utterances; pass begin_step(batches=…)"
                 )
-        self.set_step(dict.fromkeys(self.objectives, float(num_utterances)), None, num_ranks)
-
-    def counts(self, batches: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-        """What each objective counts in some batches."""
-        full = [self.port.completed(batch) for batch in batches]
-        return {
-            name: float(sum(int(objective.count(batch)) for batch in full))
-            for name, (objective, _) in self._active()
-        }
-
-    def set_step(
-        self, counts: Mapping[str, float], step_ids: Tensor | None, factor: float = 1
-    ) -> None:
-        """Begin a step with known denominators, which is what `begin_step` and the trainers do.
-
-        Args:
-            counts: what each objective counts in the step, over all ranks.
-            step_ids: (k,) distinct ids of its transcripts; None = each micro-batch's own.
-            factor: by what is added to the loss is multiplied: the ranks over which gradients are
-                averaged.
-        """
-        self._num_steps += 1
-        self._counts = {name: max(1.0, count) for name, count in counts.items()}
-        self._step_ids, self._factor = step_ids, factor
+        return dict.fromkeys(self.objectives, float(num_utterances))
 
     def detach(self) -> None:
         """Leave the model as it was before `attach`."""
@@ -262,14 +251,11 @@ class Handle:
         result: Tensor = total
         return result
 
-    def _draw_seed(self) -> int | None:
+    def _draw_seed(self) -> int:
         """Seeds what objectives draw: the same in a step, where steps are begun."""
-        if "step_ids" not in self.needs:
-            return None
         if not self._counts:
             self._num_steps += 1
-        text = f"{self.seed} {self._num_steps}"
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+        return draw_seed(self.seed, self._num_steps)
 
 
 class _OwnPort(OwnPort):
@@ -299,19 +285,14 @@ def _warn_once(message: str) -> None:
     logger.warning(message)
 
 
-def over_ranks(
-    counts: Mapping[str, float], ids: Tensor | None, num_ranks: int
-) -> tuple[dict[str, float], Tensor | None]:
+def _over_ranks(
+    counts: Mapping[str, float], ids: Tensor, num_ranks: int
+) -> tuple[dict[str, float], Tensor]:
     """Counts summed and ids joined over all ranks."""
+    if num_ranks == 1:
+        return dict(counts), ids
     found: list[Any] = [None] * num_ranks
-    own = [] if ids is None else ids.tolist()
-    torch.distributed.all_gather_object(found, (dict(counts), own))
+    torch.distributed.all_gather_object(found, (dict(counts), ids.tolist()))
     total = {name: sum(rank_counts[name] for rank_counts, _ in found) for name in counts}
     joined = sorted({token for _, tokens in found for token in tokens})
-    return total, torch.tensor(joined) if joined else None
-
-
-def transcripts_of(batches: Iterable[Mapping[str, Any]]) -> Tensor | None:
-    """(k,) sorted distinct ids of the transcripts of complete batches; None without any."""
-    found = [batch["text_ids"][batch["text_mask"]] for batch in batches if "text_ids" in batch]
-    return torch.cat(found).unique() if found else None
+    return total, torch.tensor(joined, dtype=torch.long)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from otreg.data.padding import pad_ids
-from otreg.integrations.token_rows import read_rows, table_of
+from otreg.forwards.token_rows import read_rows, table_of
 from otreg.integrations.transcripts import words_of_labels
 from otreg.pair import SpeechTextPair
 

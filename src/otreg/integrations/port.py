@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from otreg.forwards.port import Call
+from otreg.forwards.token_rows import read_rows, vocabulary_of
 from otreg.forwards.twin import Twin
 from otreg.integrations.families import Family, family_of, merged_rows, unwrapped
-from otreg.integrations.token_rows import read_rows, table_of
 from otreg.integrations.transcripts import Transcripts
 from otreg.model.outputs import SpeechLMOutput
 from otreg.objectives.base import Vocabulary
@@ -48,11 +48,7 @@ class ForeignPort:
         audio_token_id: int | None = None,
     ) -> None:
         self.model = unwrapped(model)
-        self.family: Family = (
-            family_of(self.model)
-            if audio_token_id is None
-            else Family(lambda config: audio_token_id)
-        )
+        self.family: Family = family_of(self.model, audio_token_id)
         self.audio_token_id = self.family.audio_token_id(self.model.config)
         self.transcripts = Transcripts(
             self.model, processor, text, self.audio_token_id, self.family.text_behind
@@ -79,8 +75,7 @@ class ForeignPort:
 
         if self.family.merged is not None:
             return self.family.merged(self.model).register_forward_hook(after)
-        decoder = (self.family.decoder or (lambda model: model.get_decoder()))(self.model)
-        return decoder.register_forward_pre_hook(before, with_kwargs=True)
+        return self.model.get_decoder().register_forward_pre_hook(before, with_kwargs=True)
 
     def detach(self) -> None:
         """Take the hooks off the model."""
@@ -227,12 +222,7 @@ class ForeignPort:
 
     def vocabulary(self) -> Vocabulary:
         """See `otreg.forwards.Port`."""
-        embedding = self.model.get_input_embeddings()
-        return Vocabulary(
-            lambda ids: read_rows(embedding, ids),
-            table_of(embedding),
-            self.transcripts.pad_token_id,
-        )
+        return vocabulary_of(self.model.get_input_embeddings(), self.transcripts.pad_token_id)
 
 
 def find_clips(input_ids: Tensor, audio_token_id: int) -> Tensor:

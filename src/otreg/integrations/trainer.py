@@ -13,54 +13,14 @@ import torch
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
-from otreg.integrations.handle import Handle, over_ranks, transcripts_of
-
-
-class AttachedTrainer(Trainer):
-    """Hugging Face's Trainer for a model with a handle.
-
-    Logs hold the objectives' mean losses under their names, and their terms as "name/term".
-
-    Args:
-        handle: what `attach` gave for the model.
-        *args: as for `transformers.Trainer`.
-        **kwargs: as for `transformers.Trainer`; remove_unused_columns must be False where `attach`
-            was given text=.
-    """
-
-    def __init__(self, *args: Any, handle: Handle, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        _check(self)
-        handle.on_top()
-        self.handle = handle
-        self._logged = _Means()
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's; the handle's steps end with it."""
-        try:
-            return super().train(*args, **kwargs)
-        finally:
-            self.handle.end_step()
-
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
-        """Trainer's, and tell the handle what the step holds."""
-        batches, num_items = super().get_batch_samples(*args, **kwargs)
-        begin_step(self, self.handle, batches, num_items)
-        return batches, num_items
-
-    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's, and what the handle adds."""
-        return _with_objectives(super().compute_loss, self.handle, self._logged, args, kwargs)
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Trainer's log entry, with the mean of every term since the last one."""
-        super().log(logs | (self._logged.take() if "loss" in logs else {}), start_time)
+from otreg.integrations.handle import Handle
 
 
 class AttachedCallback(TrainerCallback):
-    """The same for any Trainer, TRL's SFTTrainer among them: `trainer.add_callback(...)`.
+    """A handle under any Trainer, TRL's SFTTrainer among them: `trainer.add_callback(...)`.
 
-    While it trains, the trainer's get_batch_samples and compute_loss are followed by ours.
+    While it trains, the trainer's get_batch_samples and compute_loss are followed by ours. Logs hold
+    the objectives' mean losses under their names, and their terms as "name/term".
 
     Args:
         handle: what `attach` gave for the model.
@@ -79,14 +39,14 @@ class AttachedCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """See each step's batches before it begins, add to each loss, complete each log entry."""
-        self.on_train_end(args, state, control)  # of a training that was interrupted
+        self.leave()  # a training that was interrupted
         self.handle.on_top()
         fetch, compute = self.trainer.get_batch_samples, self.trainer.compute_loss
         log = self.trainer.log
 
         def fetch_and_begin(*given: Any, **named: Any) -> tuple[list[Any], Any]:
             batches, num_items = fetch(*given, **named)
-            begin_step(self.trainer, self.handle, batches, num_items)
+            _begin_step(self.trainer, self.handle, batches, num_items)
             return batches, num_items
 
         def compute_and_add(*given: Any, **named: Any) -> Any:
@@ -100,30 +60,51 @@ class AttachedCallback(TrainerCallback):
         self.trainer.compute_loss = compute_and_add  # type: ignore[method-assign]
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Leave the trainer as it was."""
+        """See `leave`."""
+        self.leave()
+
+    def leave(self) -> None:
+        """Leave the trainer as it was, and the handle between steps."""
         for name in ("get_batch_samples", "compute_loss", "log"):
             vars(self.trainer).pop(name, None)
         self.handle.end_step()
 
 
-def begin_step(
+class AttachedTrainer(Trainer):
+    """Hugging Face's Trainer for a model with a handle: `AttachedCallback` and Trainer in one.
+
+    Args:
+        handle: what `attach` gave for the model.
+        *args: as for `transformers.Trainer`.
+        **kwargs: as for `transformers.Trainer`; remove_unused_columns must be False where `attach`
+            was given text=.
+    """
+
+    def __init__(self, *args: Any, handle: Handle, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._attached = AttachedCallback(handle, self)
+        self.add_callback(self._attached)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's; the handle's steps end with it, also where it is interrupted."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self._attached.leave()
+
+
+def _begin_step(
     trainer: Any, handle: Handle, batches: Sequence[Mapping[str, Any]], num_items: Any
 ) -> None:
     """Tell a handle what an optimiser step of a trainer holds, over all ranks."""
     if not batches:
         return
-    full = [handle.port.completed(batch) for batch in batches]
-    counts = handle.counts(full)
-    ids = transcripts_of(full) if "step_ids" in handle.needs else None
-    num_ranks = trainer.accelerator.num_processes
-    if num_ranks > 1:
-        counts, ids = over_ranks(counts, ids, num_ranks)
     # Trainer divides a loss by the number of micro-batches unless it was divided by the step's tokens.
     is_divided = getattr(trainer, "loss_is_scaled_for_ga", None)
     if is_divided is None:
         by_tokens = trainer.model_accepts_loss_kwargs and num_items is not None
         is_divided = by_tokens or trainer.compute_loss_func is not None
-    handle.set_step(counts, ids, num_ranks * (1 if is_divided else len(batches)))
+    handle.begin_step(batches=batches, divided_by=1 if is_divided else len(batches))
 
 
 def _with_objectives(

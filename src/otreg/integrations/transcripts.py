@@ -8,9 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from otreg.data.collate import IGNORED_LABEL
 from otreg.data.padding import pad_ids
-
-IGNORED_LABEL = -100
 
 logger = logging.getLogger(__name__)
 

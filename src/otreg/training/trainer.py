@@ -10,7 +10,6 @@ dividing again.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,9 +19,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from otreg.forwards import Reference, run_forwards
+from otreg.forwards import Reference, draw_seed, run_forwards, transcript_ids
 from otreg.objectives import Term
-from otreg.objectives.base import transcribed_clips
 from otreg.training.objectives import WeightedObjective
 
 __all__ = ["NonFiniteLossError", "SpeechLMTrainer", "TrainingCollator"]
@@ -151,7 +149,7 @@ class SpeechLMTrainer(Trainer):
             reference=self.reference,
             call=model,
             step_ids=step_ids,
-            draw_seed=self._draw_seed() if "step_ids" in self.needs else None,
+            draw_seed=draw_seed(self.args.seed, self.state.global_step),
         )
         loss: Any = 0.0
         for name, weighted in self.objectives.items():
@@ -212,10 +210,9 @@ class SpeechLMTrainer(Trainer):
 
     def _transcript_ids(self, batches: Sequence[Any], device: torch.device) -> Tensor:
         """(k,) the sorted distinct ids of the step's transcripts, over all ranks."""
-        found = [b["text_ids"][b["text_mask"]] for b in batches if transcribed_clips(b).any()]
-        ids = torch.cat(found).unique().to(device) if found else torch.zeros(0, dtype=torch.long)
+        ids = transcript_ids(batches).to(device)
         if self.args.world_size > 1:
-            ids = self.accelerator.pad_across_processes(ids.to(device), pad_index=-1)
+            ids = self.accelerator.pad_across_processes(ids, pad_index=-1)
             ids = self.accelerator.gather(ids).unique()
             ids = ids[ids >= 0]
         return ids
@@ -224,11 +221,6 @@ class SpeechLMTrainer(Trainer):
         """(vocab,) the ids of the language model's embedding table."""
         table = model.get_input_embeddings().weight
         return torch.arange(len(table), device=table.device)
-
-    def _draw_seed(self) -> int:
-        """Seeds what objectives draw in this step."""
-        text = f"{self.args.seed} {self.state.global_step}"
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
     def _check_finite(self, name: str, term: Term, ids: Sequence[str] | None) -> None:
         """Stop before a bad value reaches the parameters, naming the utterances."""

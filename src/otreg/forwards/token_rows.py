@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from otreg.objectives.base import Vocabulary
 from otreg.pair import TokenRows
 
 
@@ -33,3 +34,8 @@ def table_of(embedding: Any) -> Tensor | TokenRows:
         return table
     shape = (int(weight.shape[0]), int(weight.shape[1]))
     return TokenRows(lambda ids: read_rows(embedding, ids), shape, weight.device)
+
+
+def vocabulary_of(embedding: Any, pad_token_id: int | None) -> Vocabulary:
+    """What objectives read of an embedding module."""
+    return Vocabulary(lambda ids: read_rows(embedding, ids), table_of(embedding), pad_token_id)
