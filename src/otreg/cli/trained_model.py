@@ -12,7 +12,19 @@ import typer
 from otreg.cli.application import app, quiet_transformers
 from otreg.cli.command_line import command_line
 
-Run = Annotated[Path, typer.Argument(help="A run folder, or a model folder.")]
+Run = Annotated[
+    Path,
+    typer.Argument(
+        help="A run folder, a model folder or a Hub id, of otreg's own or of any family that it reads."
+    ),
+]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run code that comes with the model; only if you trust its authors.",
+    ),
+]
 Device = Annotated[
     str | None, typer.Option(help="Such as cpu or cuda:0. Default: a GPU where there is one.")
 ]
@@ -54,6 +66,7 @@ def evaluate(
     max_new_tokens: MaxTokens = 200,
     root: Root = None,
     device: Device = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Decode named corpora with a model; write error rates and modality-gap measures as JSON.
 
@@ -65,8 +78,12 @@ def evaluate(
         raise ValueError(
             f"--in-domain {unknown[0]} names none of the corpora; they are {', '.join(corpora)}"
         )
+    from otreg.integrations.loading import place_of
+
+    if out is None and isinstance(place_of(run), str):
+        raise ValueError(f"{run} is a Hub id; name the file of results by --out")
     out = out or run / "results.json"
-    model, processor = _load(run, device)
+    model, processor = _load(run, device, trust_remote_code)
     facts = _run_facts(run)
     own = facts.pop("seed", 0)
     seed = own if seed is None else seed
@@ -106,6 +123,7 @@ def transcribe(
     batch_size: BatchSize = 16,
     max_new_tokens: MaxTokens = 200,
     device: Device = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Write what is said in sound files: one line each, the file's name, a tab, the transcript."""
     for path in audio:
@@ -118,7 +136,7 @@ def transcribe(
         Utterance(f"{number}: {path}", path.resolve(), language=language)
         for number, path in enumerate(audio, 1)
     ]
-    model, processor = _load(run, device)
+    model, processor = _load(run, device, trust_remote_code)
     done = decode(
         model, processor, utterances, batch_size=batch_size, max_new_tokens=max_new_tokens
     )
@@ -134,6 +152,7 @@ def align(
     limit: Annotated[int, typer.Option(min=1, help="Utterances, from the first on.")] = 20,
     root: Root = None,
     device: Device = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Plot how speech aligns with its transcript: the transport plan and the distances over time.
 
@@ -146,7 +165,7 @@ def align(
     from otreg.evaluation.evaluate import align as compute
 
     utterances = read_manifest(manifest, root=root)[:limit]
-    model, processor = _load(run, device)
+    model, processor = _load(run, device, trust_remote_code)
     out.mkdir(parents=True, exist_ok=True)
     names: set[str] = set()
     for record in compute(model, processor, utterances):
@@ -197,15 +216,14 @@ def report(
     typer.echo(f"report: {out}")
 
 
-def _load(run: Path, device: str | None) -> tuple[Any, Any]:
+def _load(run: Path, device: str | None, trust_remote_code: bool) -> tuple[Any, Any]:
     """The model of a run on the device asked for, and its processor."""
-    from otreg.model.loading import load_model, model_folder
+    from otreg.integrations.loading import load_speech_lm
 
-    model_folder(run)
     quiet_transformers()
     import torch
 
-    model, processor = load_model(str(run))
+    model, processor = load_speech_lm(run, trust_remote_code=trust_remote_code)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

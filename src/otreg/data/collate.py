@@ -42,6 +42,9 @@ IGNORED_LABEL = -100
 class SpeechTextCollator:
     """Pad examples of a `SpeechTextDataset` into one batch (the module's literal).
 
+    A processor that has `collate(examples, *, training, padding_side)`, as that of a model of others
+    does, makes the batch itself, as its model takes it.
+
     Args:
         processor: tokenizes rows, see `otreg.data.dataset.Processor`.
         padding_side: where input_ids, attention_mask and labels are padded; "left" to generate.
@@ -70,6 +73,12 @@ class SpeechTextCollator:
         """Return the batch of these examples, in their order."""
         if not examples:
             raise ValueError("expected at least one example, received none")
+        collate = getattr(self.processor, "collate", None)
+        if collate is not None:
+            batch: dict[str, torch.Tensor] = collate(
+                examples, training=self.training, padding_side=self.padding_side
+            )
+            return batch
         speech, num_frames = self._speech(examples)
         return {**self._tokens(examples, num_frames), **speech}
 

@@ -13,6 +13,8 @@ from otreg.data.dataset import SpeechTextDataset, as_utterances
 from otreg.data.manifest import Utterance
 from otreg.data.segments import Clip
 from otreg.evaluation.vectors import unit
+from otreg.forwards import port_of
+from otreg.model.embeddings import embedding_rows
 from otreg.model.evaluation_mode import evaluating
 from otreg.objectives.base import AlignmentOutput
 from otreg.objectives.otreg import OTReg
@@ -61,7 +63,9 @@ def align(
     if not isinstance(data, SpeechTextDataset):
         data = SpeechTextDataset(as_utterances(data), processor, encoder_cache=encoder_cache)
     solve = objective or OTReg.paper(plan_gradient="stop", sparsity_weight=0.0)
-    table = model.embedding_table().detach()
+    words = port_of(model, processor).vocabulary()
+    table = embedding_rows(model.get_input_embeddings()).detach()
+    pad = None if words.pad_token_id is None else table[words.pad_token_id]
     records: list[dict[str, Any]] = []
     clips = clips_with_transcript(data, range(len(data)) if positions is None else positions)
     for examples, batch, features in speech_batches(model, processor, data, clips, batch_size):
@@ -73,7 +77,7 @@ def align(
             features.speech_mask,
             batch["text_mask"],
             token_ids=batch["text_ids"],
-            pad_embedding=model.pad_embedding().detach(),
+            pad_embedding=pad,
             embedding_table=table,
         )
         with torch.no_grad():
@@ -146,14 +150,13 @@ def speech_batches(
 
     Each transcribed clip is an example of its own, so that all three have the same rows.
     """
-    collator = SpeechTextCollator(processor)
+    collator, port = SpeechTextCollator(processor), port_of(model, processor)
     for first in range(0, len(clips), batch_size):
         examples = [dataset.clip_example(clip) for clip in clips[first : first + batch_size]]
-        batch = {name: value.to(model.device) for name, value in collator(examples).items()}
-        names = ("input_features", "input_features_mask", "encoder_hidden_states", "encoder_mask")
-        audio = {name: batch[name] for name in names if name in batch}
+        batch = port.completed(collator(examples))
+        batch = {name: value.to(model.device) for name, value in batch.items()}
         with evaluating(model), torch.no_grad():
-            features = model.get_audio_features(**audio)
+            features = port.features(batch)
         yield examples, batch, features
 
 

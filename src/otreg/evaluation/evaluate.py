@@ -21,6 +21,8 @@ from otreg.evaluation.wer import (
     error_rates_by_language,
     errors_in_order,
 )
+from otreg.forwards import port_of
+from otreg.model.embeddings import embedding_rows
 from otreg.model.generation import transcribe
 
 if TYPE_CHECKING:
@@ -203,10 +205,9 @@ def _measured_gap(
     batch_size: int,
 ) -> ModalityGap:
     """The gap over transcribed clips of a dataset."""
-    table = model.embedding_table().detach()
-    pad = model.config.pad_token_id
-    known_pad = pad if pad is not None and 0 <= pad < len(table) else None
-    gap = ModalityGap(table, pad_token_id=known_pad)
+    table = embedding_rows(model.get_input_embeddings()).detach()
+    pad = port_of(model, processor).vocabulary().pad_token_id
+    gap = ModalityGap(table, pad_token_id=pad)
     for _, batch, features in speech_batches(model, processor, data, clips, batch_size):
         speech, mask = features.speech_embeds, features.speech_mask
         gap.update(speech, mask, batch["text_ids"], batch["text_mask"])

@@ -9,7 +9,7 @@ import torch
 
 from otreg.data.collate import SpeechTextCollator
 from otreg.data.dataset import SpeechTextDataset
-from otreg.forwards import run_forwards
+from otreg.forwards import port_of, run_forwards
 from otreg.model.evaluation_mode import evaluating
 from otreg.objectives import View
 
@@ -37,11 +37,11 @@ def views(
         layers: as for `run_forwards`.
         change: made to each batch before the passes, for controls; None = nothing.
     """
-    collator = SpeechTextCollator(processor)
+    collator, port = SpeechTextCollator(processor), port_of(model, processor)
     with evaluating(model), torch.no_grad():
         for first in range(0, len(dataset), batch_size):
             last = min(first + batch_size, len(dataset))
-            batch = collator([dataset[position] for position in range(first, last)])
+            batch = port.completed(collator([dataset[row] for row in range(first, last)]))
             batch = {name: value.to(model.device) for name, value in batch.items()}
             batch = batch if change is None else change(batch)
-            yield run_forwards(model, batch, needs=needs, layers=layers)
+            yield run_forwards(port, batch, needs=needs, layers=layers)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otreg.forwards.port import Call, OwnPort, Port
+from otreg.forwards.port import Call, Port, port_of
 from otreg.forwards.reference import Reference
 from otreg.forwards.twin import Twin, twin_of
 from otreg.model.evaluation_mode import evaluating
@@ -61,7 +61,7 @@ def run_forwards(
     unknown = sorted(needs - set(NEEDS))
     if unknown:
         raise ValueError(f"unknown need {unknown[0]!r}; objectives can need {', '.join(NEEDS)}")
-    port: Port = model if isinstance(model, Port) else OwnPort(model)
+    port = port_of(model)
     states = bool(list(layers))
     twin = twin_of(batch, port.pad_token_id) if needs & _TWIN_NEEDS else None
     passes = {}

@@ -10,10 +10,11 @@ from torch import nn
 from otreg.forwards.token_rows import vocabulary_of
 from otreg.forwards.twin import Twin
 from otreg.model.merging import labels_at
-from otreg.model.outputs import SpeechLMOutput
+from otreg.model.outputs import SpeechFeatures, SpeechLMOutput
 from otreg.objectives.base import Vocabulary
 
 NOT_OF_THE_MODEL = ("labels", "text_ids", "text_mask")
+_AUDIO = ("input_features", "input_features_mask", "encoder_hidden_states", "encoder_mask")
 
 Call = Callable[..., Any]
 
@@ -29,6 +30,16 @@ class Port(Protocol):
 
     model: nn.Module
     pad_token_id: int
+
+    def completed(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """The batch with what objectives count: clips, text_ids and text_mask (`otreg.data.collate`)."""
+        ...
+
+    def features(self, batch: Mapping[str, Any]) -> SpeechFeatures:
+        """The rows of speech of a complete batch alone; no more than speech_embeds, speech_mask and
+        what merging made of frames (placeholder_keep, num_placeholders) need be in it.
+        """
+        ...
 
     def speech(self, batch: Mapping[str, Any], call: Call, *, states: bool) -> SpeechLMOutput:
         """Run the batch through `call` and say what entered the language model.
@@ -47,8 +58,8 @@ class Port(Protocol):
         """Run a text twin."""
         ...
 
-    def vocabulary(self) -> Vocabulary | None:
-        """The language model's token embeddings; None where they cannot be read."""
+    def vocabulary(self) -> Vocabulary:
+        """The language model's token embeddings."""
         ...
 
 
@@ -62,6 +73,16 @@ class OwnPort:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.pad_token_id = int(model.config.pad_token_id)
+
+    def completed(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Port`; our collator's batches are complete."""
+        return dict(batch)
+
+    def features(self, batch: Mapping[str, Any]) -> SpeechFeatures:
+        """See `Port`; the language model does not run."""
+        audio = {name: batch[name] for name in _AUDIO if name in batch}
+        features: SpeechFeatures = self.model.get_audio_features(**audio)
+        return features
 
     def speech(self, batch: Mapping[str, Any], call: Call, *, states: bool) -> SpeechLMOutput:
         """See `Port`."""
@@ -83,6 +104,19 @@ class OwnPort:
     def vocabulary(self) -> Vocabulary:
         """See `Port`."""
         return vocabulary_of(self.model.get_input_embeddings(), self.pad_token_id)
+
+
+def port_of(model: Any, processor: Any = None) -> Port:
+    """How a model is read.
+
+    Args:
+        model: a `SpeechLMForConditionalGeneration`, a model of others, or a `Port`.
+        processor: the processor that goes with it; that of a model of others brings its port.
+    """
+    if isinstance(model, Port):
+        return model
+    port: Port | None = getattr(processor, "port", None)
+    return OwnPort(model) if port is None else port
 
 
 def _asking(states: bool) -> dict[str, bool]:

@@ -60,7 +60,7 @@ class TranscriptionCollator:
             [*self.tokenizer(row["text"], add_special_tokens=False)["input_ids"], *end]
             for row in rows
         ]
-        return with_answers(inputs, answers, self._pad())
+        return with_answers(inputs, answers, self.pad_token_id)
 
     def prompts(self, audio: Sequence[Any]) -> dict[str, Any]:
         """A batch to generate from, padded as the processor pads."""
@@ -85,6 +85,11 @@ class TranscriptionCollator:
             **self.options,
         )
         return dict(inputs)
+
+    def questions(self, audio: Sequence[Any], *, left: bool = True) -> dict[str, Any]:
+        """As `prompts`, padded on the left, as generation wants it, whatever the processor does."""
+        inputs = self.prompts(audio)
+        return with_answers(inputs, [[]] * len(audio), self.pad_token_id, left=left, labels=False)
 
     def _by_placeholder(self, waveforms: Sequence[np.ndarray], request: str) -> dict[str, Any]:
         """Ultravox's way: a placeholder in the prompt's text, audio beside it."""
@@ -119,13 +124,20 @@ class TranscriptionCollator:
             )
         return [self.tokenizer.eos_token_id]
 
-    def _pad(self) -> int:
+    @property
+    def pad_token_id(self) -> int:
+        """What fills rows up."""
         pad = self.tokenizer.pad_token_id
         return int(self.tokenizer.eos_token_id if pad is None else pad)
 
 
 def with_answers(
-    inputs: Mapping[str, Any], answers: Sequence[Sequence[int]], pad_token_id: int
+    inputs: Mapping[str, Any],
+    answers: Sequence[Sequence[int]],
+    pad_token_id: int,
+    *,
+    left: bool = False,
+    labels: bool = True,
 ) -> dict[str, Any]:
     """Put answers behind prompts.
 
@@ -134,31 +146,34 @@ def with_answers(
             the processor adds; types of tokens go along, 0 at the answer.
         answers: of each row the ids.
         pad_token_id: fills the rest.
+        left: whether the rows are padded on the left.
+        labels: whether labels are made: -100 but at the answers.
 
     Returns:
-        The batch, padded on the right, with labels: -100 but at the answers.
+        The batch.
     """
     mask = inputs["attention_mask"].bool()
-    rows: dict[str, list[list[int]]] = {}
-    for name, value in inputs.items():
-        if name in _BY_TOKEN:
-            fill = {"input_ids": None, "attention_mask": 1}.get(name, 0)
-            rows[name] = [
-                [*value[i][mask[i]].tolist(), *(answer if fill is None else [fill] * len(answer))]
-                for i, answer in enumerate(answers)
-            ]
     batch = dict(inputs)
-    for name, lists in rows.items():
-        batch[name] = pad_ids(lists, pad_token_id if name == "input_ids" else 0)
-    batch["labels"] = pad_ids(
-        [[IGNORED_LABEL] * int(mask[i].sum()) + list(answer) for i, answer in enumerate(answers)],
-        IGNORED_LABEL,
-    )
+    for name, value in inputs.items():
+        if name not in _BY_TOKEN:
+            continue
+        fill = {"input_ids": None, "attention_mask": 1}.get(name, 0)
+        rows = [
+            [*value[i][mask[i]].tolist(), *(answer if fill is None else [fill] * len(answer))]
+            for i, answer in enumerate(answers)
+        ]
+        batch[name] = pad_ids(rows, pad_token_id if fill is None else 0, left=left)
+    if labels:
+        targets = [
+            [IGNORED_LABEL] * int(mask[i].sum()) + list(answer) for i, answer in enumerate(answers)
+        ]
+        batch["labels"] = pad_ids(targets, IGNORED_LABEL, left=left)
     if "audio_token_start_idx" in batch:  # Ultravox's columns count the padding on the left
         before = (~mask).long().cumprod(1).sum(1)
-        batch["audio_token_start_idx"] = batch["audio_token_start_idx"] - before.repeat_interleave(
-            batch["audio_batch_size"]
-        )
+        now = (batch["attention_mask"] == 0).long().cumprod(1).sum(1)
+        batch["audio_token_start_idx"] = batch["audio_token_start_idx"] + (
+            now - before
+        ).repeat_interleave(batch["audio_batch_size"])
     return batch
 
 

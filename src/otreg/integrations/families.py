@@ -40,6 +40,10 @@ class Family:
         text_behind: the token behind which an answer's transcript begins; None = it is all of it.
         true_rows: how many of a clip's rows are audio, where placeholders stand for padding, too:
             (model, batch, clips) -> (clips,); None = all.
+        adapter: modules between encoder and language model, within `model.model`; empty = the first
+            that has a usual name.
+        encoder: likewise; what is the adapter's in it is not the encoder's.
+        beside: modules of the decoder that are neither audio nor language, such as vision.
     """
 
     audio_token_id: Callable[[Any], int | None] = _placeholder
@@ -47,6 +51,9 @@ class Family:
     clips: Callable[[Mapping[str, Any]], Tensor] | None = None
     text_behind: str | None = None
     true_rows: TrueRows | None = None
+    adapter: tuple[str, ...] = ()
+    encoder: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 COMMON = Family()
@@ -57,7 +64,15 @@ FAMILIES: dict[str, Family] = {
     "phi4_multimodal": Family(
         audio_token_id=lambda config: int(config.audio_config.audio_token_id),
         merged=lambda model: model.model.embed_tokens_extend,
+        adapter=(
+            "embed_tokens_extend.audio_embed.up_proj_for_speech",
+            "embed_tokens_extend.audio_embed.down_proj_for_speech",
+        ),
+        encoder=("embed_tokens_extend.audio_embed.encoder",),
+        beside=("embed_tokens_extend",),
     ),
+    "qwen2_5_omni_thinker": Family(adapter=("audio_tower.proj",)),
+    "qwen3_omni_moe_thinker": Family(adapter=("audio_tower.proj1", "audio_tower.proj2")),
     # Its answers read "language English<asr_text>the words".
     "qwen3_asr": Family(text_behind="<asr_text>"),
     "voxtral": Family(true_rows=voxtral_rows),

@@ -259,12 +259,9 @@ class Handle:
 
 
 class _OwnPort(OwnPort):
-    """otreg's own model: its collator's batches are complete."""
+    """otreg's own model under a handle."""
 
     text_key = None
-
-    def completed(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        return dict(batch)
 
     def device(self, ids: Tensor) -> torch.device:
         return ids.device

@@ -1,15 +1,22 @@
-"""A speech language model and its processor by name, whatever Auto class knows it."""
+"""Speech language models and their processors by name, whatever family they are of."""
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 from otreg.integrations.families import UnsupportedModelError
+from otreg.integrations.port import ForeignPort
+from otreg.integrations.processor import REQUEST_FILE, ForeignProcessor
+from otreg.model.loading import load_model, model_folder
+
+OWN_TYPE = "otreg_speech_lm"
 
 
 def load(name: str | Path, *, trust_remote_code: bool = False, **loading: Any) -> tuple[Any, Any]:
-    """Load a model with its language-model head, and its processor.
+    """Load a model of others with its language-model head, and its own processor.
 
     Args:
         name: Hub id or folder.
@@ -37,3 +44,73 @@ def load(name: str | Path, *, trust_remote_code: bool = False, **loading: Any) -
         f"{name} is a {config.model_type!r}, which is no model that reads audio and writes text; load "
         "the model and its processor yourself, and see whether attach() can read it"
     )
+
+
+def load_speech_lm(
+    name: str | Path,
+    *,
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
+    request: str | None = None,
+    request_options: dict[str, Any] | None = None,
+) -> tuple[Any, Any]:
+    """Load any model that otreg trains, evaluates and transcribes with: ours or that of others.
+
+    Args:
+        name: a run folder, a folder of `save_pretrained`, or a Hub id.
+        dtype: of the weights, such as "bfloat16"; None = as they were saved.
+        trust_remote_code: see `load`.
+        request: what the user asks a model of others beside the audio; None = what it was trained
+            with by otreg, else the family's own request.
+        request_options: further arguments of that request, such as {"language": "English"}.
+
+    Returns:
+        The model in evaluation mode, and its `SpeechLMProcessor` or `ForeignProcessor`.
+
+    Raises:
+        ValueError: there is no such model, or a request is given for one of ours.
+        UnsupportedModelError: otreg cannot read the model.
+    """
+    place = place_of(name)
+    asked = request is not None or bool(request_options)
+    try:
+        kind = _model_type(place)
+    except OSError as error:
+        raise ValueError(
+            f"there is no folder {str(name)!r}, and no model of that name could be had from the Hub: "
+            f"{error}"
+        ) from error
+    if kind == OWN_TYPE:
+        if asked:
+            raise ValueError(
+                f"{name} is otreg's own model, whose prompt was fixed when it was made; leave "
+                "model.instruction and model.request_options out"
+            )
+        return load_model(str(place), dtype=dtype)
+    model, processor = load(place, trust_remote_code=trust_remote_code, dtype=dtype or "auto")
+    file = Path(place) / REQUEST_FILE
+    if not asked and file.is_file():
+        saved = json.loads(file.read_text(encoding="utf-8"))
+        request, request_options = saved["request"], saved["options"]
+    port = ForeignPort(model, processor=processor)
+    return model.eval(), ForeignProcessor(port, processor, request, **(request_options or {}))
+
+
+def place_of(name: str | Path) -> str | Path:
+    """Where a model is: a folder (Path), or a Hub id (str) if there is no such folder and it reads so.
+
+    Raises:
+        ValueError: neither.
+    """
+    if not Path(name).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+        return str(name)
+    return model_folder(name)
+
+
+def _model_type(place: str | Path) -> str | None:
+    """What config.json says; a Hub id's is fetched."""
+    from transformers import PretrainedConfig
+
+    found, _ = PretrainedConfig.get_config_dict(place)
+    kind: str | None = found.get("model_type")
+    return kind

@@ -18,7 +18,7 @@ from otreg.forwards.token_rows import read_rows, vocabulary_of
 from otreg.forwards.twin import Twin
 from otreg.integrations.families import Family, family_of, merged_rows, unwrapped
 from otreg.integrations.transcripts import Transcripts
-from otreg.model.outputs import SpeechLMOutput
+from otreg.model.outputs import SpeechFeatures, SpeechLMOutput
 from otreg.objectives.base import Vocabulary
 
 OURS = ("clips", "text_ids", "text_mask", "num_samples")
@@ -131,6 +131,17 @@ class ForeignPort:
             return self.family.clips(batch)
         assert self.audio_token_id is not None  # `family_of` saw to it
         return find_clips(batch["input_ids"], self.audio_token_id)
+
+    def features(self, batch: Mapping[str, Any]) -> SpeechFeatures:
+        """See `otreg.forwards.Port`; the whole model runs, whatever it makes of the rows."""
+        output = self.speech(batch, self.model, states=False)
+        if output.speech_embeds is None or output.speech_mask is None:
+            raise ValueError("the batch has no clip, so there is no speech to read")
+        return SpeechFeatures(
+            speech_embeds=output.speech_embeds,
+            speech_mask=output.speech_mask,
+            num_placeholders=output.speech_mask.sum(1),
+        )
 
     def speech(self, batch: Mapping[str, Any], call: Call, *, states: bool) -> SpeechLMOutput:
         """See `otreg.forwards.Port`.

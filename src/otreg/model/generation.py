@@ -161,7 +161,8 @@ def decode(
     for positions, _, tokens, output in _generated(
         model, processor, dataset, batch_size, device, progress, options
     ):
-        log_probs = model.language_model.compute_transition_scores(
+        scorer = model if hasattr(model, "compute_transition_scores") else model.language_model
+        log_probs = scorer.compute_transition_scores(
             tokens.to(output.logits[0].device),
             output.logits,
             output.get("beam_indices"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from otreg.integrations.loading import load_speech_lm
 from otreg.model import SpeechLMConfig, SpeechLMForConditionalGeneration, SpeechLMProcessor
-from otreg.model.loading import load_model
 from otreg.training.config import STAGE_MODEL_KEYS, ModelConfig
 from otreg.training.yaml_config import ConfigError
 
@@ -25,10 +25,8 @@ _TOWER_KEYS = (
 )
 
 
-def build_model(
-    config: ModelConfig,
-) -> tuple[SpeechLMForConditionalGeneration, SpeechLMProcessor]:
-    """Join the towers by a new adapter, or load an earlier model.
+def build_model(config: ModelConfig) -> tuple[Any, Any]:
+    """Join the towers by a new adapter, or load an earlier model, or one of others.
 
     Args:
         config: what to start from; checked by `RunConfig.check_ready`.
@@ -40,8 +38,21 @@ def build_model(
         ConfigError: a tower cannot be loaded, or an option is out of its range.
     """
     if config.init is not None:
-        model, processor = load_model(config.init, dtype=config.dtype)
-        set_compression(model, _given(config, STAGE_MODEL_KEYS))
+        model, processor = load_speech_lm(
+            config.init,
+            dtype=config.dtype,
+            trust_remote_code=config.trust_remote_code,
+            request=config.instruction,
+            request_options=config.request_options,
+        )
+        compression = _given(config, STAGE_MODEL_KEYS)
+        if isinstance(model, SpeechLMForConditionalGeneration):
+            set_compression(model, compression)
+        elif compression:
+            raise ConfigError(
+                f"model.{next(iter(compression))} is of otreg's own model; {type(model).__name__} "
+                "has none: leave it out"
+            )
         return model, processor
     options = _given(config, (*_TOWER_KEYS, *STAGE_MODEL_KEYS))
     try:

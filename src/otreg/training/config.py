@@ -30,6 +30,7 @@ from otreg.training.field_types import (
 )
 from otreg.training.inheritance import RECIPES, find_configuration, read_configuration
 from otreg.training.sections import (
+    OF_A_LOADED_MODEL,
     STAGE_MODEL_KEYS,
     DataConfig,
     InterleaveConfig,
@@ -210,7 +211,7 @@ class RunConfig:
             fixed = [
                 field.name
                 for field in dataclasses.fields(ModelConfig)  # type: ignore[arg-type]
-                if field.name not in ("init", "lora", "dtype", *STAGE_MODEL_KEYS)
+                if field.name not in (*OF_A_LOADED_MODEL, *STAGE_MODEL_KEYS)
                 and getattr(model, field.name) is not None
             ]
             if fixed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, Strict
 from pydantic.dataclasses import dataclass
@@ -19,6 +19,16 @@ STAGE_MODEL_KEYS = (
     "drop_threshold",
     "drop_temperature",
 )
+OF_A_LOADED_MODEL = (
+    "init",
+    "lora",
+    "dtype",
+    "trust_remote_code",
+    "instruction",
+    "request_options",
+)
+"""What a model that `init` names can be given; the rest of it is fixed."""
+
 frozen = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 
 
@@ -45,8 +55,11 @@ class ModelConfig:
     """What the run starts from. None everywhere else = the model's own default (`SpeechLMConfig`).
 
     Args:
-        init: a run folder or a saved speech language model to go on from; towers and adapter are
-            then its own.
+        init: a run folder, a saved speech language model or a Hub id, of otreg or of any family that
+            `otreg.attach` reads, to go on from; towers and adapter are then its own.
+        trust_remote_code: run code that comes with the checkpoint of `init`.
+        request_options: of a model of others: what its processor's transcription request takes, such
+            as {language: English}; `instruction` is then what the user asks beside the audio.
         audio_tower: folder or Hub id of a speech encoder.
         language_model: folder or Hub id of a causal language model.
         adapter_type: `stack_mlp` or `conv`.
@@ -85,6 +98,8 @@ class ModelConfig:
     drop_threshold: Number | None = None
     drop_temperature: NonNegative | None = None
     dtype: str | None = None
+    trust_remote_code: Flag = False
+    request_options: dict[Name, Any] | None = None
 
 
 Span = Annotated[list[Count], Field(min_length=2, max_length=2)]

@@ -16,14 +16,14 @@ from transformers import PrinterCallback, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
 from otreg.data import SpeechTextCollator, SpeechTextDataset, read_manifests
-from otreg.forwards import Reference
-from otreg.model import set_trainable
-from otreg.model.lora import lora_parameters
+from otreg.forwards import Reference, port_of
+from otreg.model import SpeechLMForConditionalGeneration
 from otreg.prepare.encoder_states import build_encoder_cache
 from otreg.training.batches import EqualEpochs
-from otreg.training.building import build_model, set_compression
+from otreg.training.building import build_model
 from otreg.training.callbacks import JsonLog, ProgressBar
 from otreg.training.config import RunConfig, StageConfig
+from otreg.training.model_parts import enter_stage, finish
 from otreg.training.objectives import WeightedObjective, build_objectives
 from otreg.training.run_folder import RunFolder
 from otreg.training.trainer import LOG_KEYS, SpeechLMTrainer, TrainingCollator
@@ -96,9 +96,7 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, quiet: bo
                 if validation_set is not None:
                     trainer.evaluate()
         checkpoint = None
-    model.merge_lora()
-    model.multi_modal_projector.to(model.get_input_embeddings().weight.dtype)
-    model.eval()
+    finish(model)
     if is_main:
         with _no_loading_bars():
             folder.save_model(model, processor)
@@ -146,6 +144,11 @@ def _datasets(
         if not config.data.cache_encoder:
             return found
         path = config.data.cache_dir or folder.encoder_cache
+        if not isinstance(model, SpeechLMForConditionalGeneration):
+            raise ConfigError(
+                f"data.cache_encoder keeps what otreg's own models encode; {type(model).__name__} "
+                "encodes by its own code: leave it out"
+            )
         size = config.data.cache_batch_size
         cache = build_encoder_cache(model, found, path, batch_size=size, progress=progress)
         return SpeechTextDataset(utterances, processor, interleaving=cut, encoder_cache=cache)
@@ -157,26 +160,9 @@ def _datasets(
 
 
 def _enter_stage(config: RunConfig, stage: StageConfig, model: Any) -> None:
-    """Make the model what the stage trains: LoRA, trainable groups, compression and snap."""
+    """Draw what the stage adds by its own seed."""
     set_seed(stage_seed(config.seed, stage.name))
-    if "lora" in stage.train and model.config.lora is None:
-        lora = config.model.lora
-        if lora is None:
-            raise ConfigError("a stage trains 'lora', but model.lora is missing")
-        model.add_lora(lora.r, lora.alpha, lora.dropout, lora.target_modules)
-    set_compression(model, stage.model)
-    count = set_trainable(model, stage.train)
-    _keep_in_float32(model, stage)
-    logger.info("stage %s trains %s: %d parameters", stage.name, ", ".join(stage.train), count)
-
-
-def _keep_in_float32(model: Any, stage: StageConfig) -> None:
-    """Train adapter and LoRA in float32: updates are lost in the rounding of bfloat16 weights."""
-    if "adapter" in stage.train:
-        model.multi_modal_projector.float()
-    if "lora" in stage.train:
-        for parameter in lora_parameters(model.language_model):
-            parameter.data = parameter.data.float()
+    enter_stage(config, stage, model)
 
 
 def _reference(
@@ -270,6 +256,7 @@ def _trainer(
         objectives=objectives,
         reference=reference,
         batch_sampler=sampler,
+        port=port_of(model, processor),
     )
     trainer.remove_callback(PrinterCallback)  # the log file and the bar say it
     return trainer

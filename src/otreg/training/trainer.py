@@ -12,15 +12,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME
 
-from otreg.forwards import Reference, draw_seed, run_forwards, transcript_ids
+from otreg.forwards import (
+    OwnPort,
+    Port,
+    Reference,
+    draw_seed,
+    port_of,
+    run_forwards,
+    transcript_ids,
+)
 from otreg.objectives import Term
+from otreg.training.model_parts import frozen_modules
 from otreg.training.objectives import WeightedObjective
 
 __all__ = ["NonFiniteLossError", "SpeechLMTrainer", "TrainingCollator"]
@@ -62,6 +75,7 @@ class SpeechLMTrainer(Trainer):
         objectives: by name.
         reference: the weights at the stage's start, for objectives that look back at them.
         batch_sampler: batches of indices for training (a token budget); None = Trainer's own.
+        port: how the model is read; None = it is otreg's own.
         **trainer_arguments: as for `transformers.Trainer`; the data collator must be a
             `TrainingCollator`.
     """
@@ -72,9 +86,12 @@ class SpeechLMTrainer(Trainer):
         objectives: Mapping[str, WeightedObjective],
         reference: Reference | None = None,
         batch_sampler: Any = None,
+        port: Port | None = None,
         **trainer_arguments: Any,
     ) -> None:
         super().__init__(**trainer_arguments)
+        self.port = port_of(self.model) if port is None else port
+        self._frozen: list[nn.Module] | None = None
         # The loss is divided by the step's counts here; Trainer must not divide it again.
         self.model_accepts_loss_kwargs = True
         self.objectives = {
@@ -111,6 +128,7 @@ class SpeechLMTrainer(Trainer):
     ) -> tuple[list[Any], Any]:
         """Trainer's, and count what the whole step holds for every objective, over all ranks."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches = [self.port.completed(batch) for batch in batches]
         names = list(self.objectives)
         counts = torch.zeros(len(names), dtype=torch.float64, device=device)
         for batch in batches:
@@ -135,14 +153,15 @@ class SpeechLMTrainer(Trainer):
         Raises:
             NonFiniteLossError: an objective is NaN or infinite, in training.
         """
-        batch = dict(inputs)
+        batch = self.port.completed(inputs)
         ids = batch.pop("utterance_ids", None)
-        own = self.accelerator.unwrap_model(model)
         step_ids = self._step_ids
-        if not model.training:  # a loss that does not depend on how its batches are cut
-            step_ids = self._all_ids(own) if "step_ids" in self.needs else None
+        if model.training:
+            self._keep_frozen_parts_still()
+        else:  # a loss that does not depend on how its batches are cut
+            step_ids = self._all_ids(self.port.model) if "step_ids" in self.needs else None
         view = run_forwards(
-            own,
+            self.port,
             batch,
             needs=self.needs,
             layers=self.layers,
@@ -191,6 +210,37 @@ class SpeechLMTrainer(Trainer):
                 for name, weighted in self.objectives.items()
             )
         super().log(logs, start_time)
+
+    def _keep_frozen_parts_still(self) -> None:
+        """No dropout and no running statistics in what does not train."""
+        if self._frozen is None:
+            self._frozen = frozen_modules(self.port.model)
+        for module in self._frozen:
+            module.training = False
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Trainer's; a model of others by the names that its weights have in memory.
+
+        save_pretrained writes some under the names of older checkpoints, which a resumed run would
+        not find, and Trainer passes over what it does not find.
+        """
+        if isinstance(self.port, OwnPort):
+            super()._save(output_dir, state_dict)
+            return
+        folder = Path(output_dir or str(self.args.output_dir))
+        if self.args.should_save:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_model(self.port.model, str(folder / SAFE_WEIGHTS_NAME))
+            torch.save(self.args, folder / TRAINING_ARGS_NAME)
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        """Trainer's; a model of others as `_save` wrote it, every weight of it."""
+        if isinstance(self.port, OwnPort):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        load_model(self.port.model, str(Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME))
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """0: Trainer's estimate counts text tokens through the whole model, wrong for speech."""
