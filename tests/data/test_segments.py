@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from otreg.data.interleave import Interleaving
+from otreg.data.messages import text_row
 from otreg.data.segments import Row, Segment, row_of
 from otreg.data.utterance import Utterance, Word
 
@@ -59,6 +60,8 @@ def test_messages_become_segments_with_the_clips_that_they_name():
     assert row.clips[1].start_s == 0.5
     assert row.answer == "the first"
     assert [s.supervised for s in row.segments] == [False, False, False, True]
+    assert [s.role for s in row.segments] == ["user", "user", "user", "assistant"]
+    assert [s.kind for s in row.segments] == ["audio", "text", "audio", "text"]
 
 
 def test_a_line_without_audio_and_messages_is_refused():
@@ -132,3 +135,10 @@ def test_a_row_of_text_alone_is_a_document_as_a_whole():
     assert [(s.kind, s.text, s.supervised) for s in row.segments] == [("text", "all of it", True)]
     with pytest.raises(ValueError, match="neither audio nor a turn of the assistant"):
         Interleaving()(Utterance("t", None))
+
+
+def test_a_row_of_text_is_called_what_it_is_told():
+    row = text_row("t1", "blue", "en", source="a.txt:1", attributes={"topic": "colours"})
+    assert (row.id, row.language, row.source, row.audio) == ("t1", "en", "a.txt:1", None)
+    assert row.attributes == {"topic": "colours"}
+    assert row_of(row).answer == "blue"

@@ -92,6 +92,30 @@ def test_a_manifest_and_cached_encoder_outputs_give_the_same_numbers(tiny, tmp_p
             assert cached["gap"][0][name] == pytest.approx(value, abs=1e-4), name
 
 
+def test_the_encoder_cache_is_what_is_read(tiny, tmp_path):
+    """Outputs of other audio in the cache change the result: nothing is encoded anew."""
+    model, processor, utterances, _ = tiny
+    data = SpeechTextDataset(utterances[:2], processor)
+    cache = build_encoder_cache(model, data, tmp_path / "cache", batch_size=2)
+    get = cache.get
+    cache.get = lambda clip: (torch.zeros_like(get(clip)[0]), get(clip)[1])
+    plain = evaluate(tiny, corpora={"all": utterances[:2]})["gap"][0]["norm_ratio"]
+    for given in (cache, {"all": cache}):
+        found = evaluate(tiny, corpora={"all": utterances[:2]}, encoder_cache=given)
+        assert found["gap"][0]["norm_ratio"] != pytest.approx(plain, rel=1e-3)
+
+
+def test_answers_that_do_not_end_are_counted(tiny):
+    rows = evaluate(tiny, max_new_tokens=1, num_alignments=0, corpora={"all": tiny[2]})["rows"]
+    assert sum(row["runaway"] for row in rows) > 0
+
+
+@pytest.mark.parametrize("name", ["max_gap_utterances", "num_transcripts", "num_alignments"])
+def test_counts_below_zero_are_refused(tiny, name):
+    with pytest.raises(ValueError, match="of at least 0"):
+        evaluate(tiny, **{name: -1})
+
+
 def test_the_gap_does_not_depend_on_the_batch_size_or_leave_a_gradient(tiny):
     model, processor, utterances, _ = tiny
     one = measure_gap(model, processor, utterances, batch_size=1)

@@ -389,3 +389,8 @@ def test_the_examples_in_docstrings_hold():
         result = doctest.testmod(module)
         assert result.attempted > 0
         assert result.failed == 0
+
+
+def test_a_gate_without_a_reason_has_none():
+    assert "reason" not in verdict([sample("new", [1, 2])])
+    assert verdict([sample("new", [1, 2])], reason="theirs")["reason"] == "theirs"

@@ -136,7 +136,10 @@ def test_maps_are_drawn_for_one_utterance_of_each_domain(tmp_path):
     (record,) = results["alignments"]
     for corpus, name, seed in (("noise", "a", 0), ("rate", "b", 0), ("noise", "a", 1)):
         results["alignments"].append(record | {"corpus": corpus, "id": name, "seed": seed})
+    record |= {"text": "what was said here", "objective": "OTReg(of=this)"}
     text = report(results, tmp_path).text
+    assert "what was said here" in text
+    assert "OTReg(of=this)" in text
     assert text.count("base: transport plan") == 2
     assert "home, home-en, seed 0" in text
     assert "noise, a, seed 0" in text

@@ -240,3 +240,11 @@ def test_the_environment_names_versions_and_machine():
     found = environment()
     assert found["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     assert found["machine"]["cores"] >= 1
+
+
+def test_merging_joins_what_arms_are():
+    parts = [make_results(arms=(arm,)) for arm in ("base", "otreg")]
+    for part, arm in zip(parts, ("base", "otreg"), strict=True):
+        part["arm_descriptions"] = {arm: f"about {arm}"}
+    merged = merge_results(parts)
+    assert merged["arm_descriptions"] == {"base": "about base", "otreg": "about otreg"}

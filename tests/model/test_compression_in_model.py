@@ -191,6 +191,7 @@ def test_snap_enters_the_language_model_but_not_the_objectives(build):
         ("adapter_type", "linear", "adapter_type must be one of stack_mlp, conv; got 'linear'"),
         ("adapter_stack", 0, "adapter_stack must be >= 1; got 0"),
         ("adapter_kernel", 4, "adapter_kernel must be odd; got 4"),
+        ("adapter_dropout", 1.0, r"adapter_dropout must be in \[0, 1\); got 1.0"),
         ("snap", 1.2, r"snap must be in \[0, 1\]; got 1.2"),
         ("merge_threshold", 2.0, r"merge_threshold must be None or in \[-1, 1\]"),
         ("drop_temperature", 0.0, "drop_temperature must be > 0"),

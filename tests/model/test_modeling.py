@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import torch
 from tiny_towers import ENCODERS, LANGUAGE_MODELS, TEXTS, make_audio
-from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+    WhisperFeatureExtractor,
+)
 
 import otreg.model
 from otreg.model import (
@@ -167,6 +172,28 @@ def test_an_encoder_trained_at_true_lengths_is_run_so(towers, tmp_path):
     assert not model.config.short_mel
 
 
+def test_frames_cannot_be_dropped_by_a_pad_embedding_of_zeros(towers, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    language_model = AutoModelForCausalLM.from_pretrained(towers("qwen2"))
+    with torch.no_grad():
+        language_model.get_input_embeddings().weight[0] = 0
+    with pytest.raises(ValueError, match="embedding of pad_token_id 0 is zero"):
+        SpeechLMForConditionalGeneration.from_towers(
+            towers("whisper"), language_model, drop_threshold=0.5, pad_token_id=0, eos_token_id=2
+        )
+
+
+def test_an_extractor_with_a_hop_alone_is_no_whisper(towers):
+    from otreg.model.features import is_whisper
+
+    whisper = WhisperFeatureExtractor()
+    assert is_whisper(whisper)
+    del whisper.nb_max_frames
+    assert hasattr(whisper, "hop_length")
+    assert not is_whisper(whisper)
+
+
 def test_from_towers_refuses_an_unknown_option(towers):
     with pytest.raises(
         ValueError, match="unknown option 'adaptor_type'; did you mean 'adapter_type'"
@@ -300,6 +327,7 @@ def test_half_precision_towers_make_a_half_precision_model(towers):
         towers("whisper"), towers("qwen2"), dtype=torch.bfloat16
     )
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert model.config.dtype == torch.bfloat16
     processor = SpeechLMProcessor.from_config(model.config, towers("whisper"), towers("qwen2"))
     assert torch.isfinite(model(**processor(CLIPS, TEXTS[:3])).loss)
 

@@ -95,6 +95,7 @@ def test_an_unconverged_plan_is_reported(caplog: pytest.LogCaptureFixture) -> No
         ({"sparsity_weight": 0.1}, "sparsity_weight > 0 needs plan_gradient 'unrolled' or"),
         ({"pad_mass": 0.2}, "pad_mass needs pad_anchor=True"),
         ({"pad_mass": 1.0, "pad_anchor": True}, r"pad_mass must be None, 'estimate' or a number"),
+        ({"pad_mass": 0.0, "pad_anchor": True}, r"pad_mass must be None, 'estimate' or a number"),
         ({"pad_mass": "auto", "pad_anchor": True}, "pad_mass must be None.*got 'auto'"),
         (
             {"loss": "entropic", "plan_gradient": "implicit"},

@@ -162,3 +162,13 @@ def test_configs_are_links_to_the_shipped_recipes() -> None:
         assert link.is_symlink()
         assert not link.readlink().is_absolute()
         assert link.resolve() == (RECIPES / f"{name}.yaml").resolve()
+
+
+def test_a_section_may_inherit_from_a_folder_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "recipes").mkdir()
+    write(tmp_path / "recipes", small="seed: 3\ndata: {cache_encoder: true}\n")
+    path = write(tmp_path, experiment="run: {inherits: small, seed: 4}\narms: [base]\n")
+    found = read_configuration(path, tmp_path, sections={"run": tmp_path / "recipes"})
+    assert found == {"run": {"seed": 4, "data": {"cache_encoder": True}}, "arms": ["base"]}
+    plain = read_configuration(path, tmp_path)  # no section: data as it stands
+    assert plain["run"] == {"inherits": "small", "seed": 4}

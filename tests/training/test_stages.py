@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from otreg.data import SpeechTextDataset, TokenBudgetBatchSampler
 from otreg.model import SpeechLMForConditionalGeneration
+from otreg.objectives import Term, View
+from otreg.objectives.base import transcribed_clips
 from otreg.training import ConfigError, config_from_dict, load_config, load_model, train
 from otreg.training.batches import EqualEpochs
 
@@ -398,6 +401,32 @@ def test_an_objective_of_ones_own_trains_without_registration(
     final = run(run_config(towers, manifest, [stage(objectives=objectives)]), tmp_path)
     assert final
     assert all("mine" in entry for entry in log_of(tmp_path) if "ce" in entry)
+
+
+class Remembered:
+    """An objective that compares with the speech pass of the stage's start."""
+
+    needs = frozenset({"reference_speech"})
+    layers = frozenset[int]()
+
+    def count(self, batch: Mapping[str, Tensor]) -> Tensor:
+        return transcribed_clips(batch).sum()
+
+    def __call__(self, view: View) -> Term:
+        assert view.reference_speech is not None
+        now, then = view.speech.logits, view.reference_speech.logits
+        return Term((now - then).pow(2).sum())
+
+
+def test_the_weights_of_the_stages_start_are_kept_for_either_reference_pass(
+    towers: Towers, manifest: Path, tmp_path: Path
+) -> None:
+    objectives = {"stay": {"weight": 1, "type": "test_stages:Remembered"}}
+    run(run_config(towers, manifest, [stage(objectives=objectives, steps=4)]), tmp_path)
+    assert (tmp_path / "stage-connect" / "reference.safetensors").is_file()
+    terms = [entry["stay"] for entry in log_of(tmp_path) if "stay" in entry]
+    assert terms[0] == pytest.approx(0, abs=1e-6)  # before the first step nothing has moved
+    assert terms[-1] > 1e-6
 
 
 def test_the_final_model_is_hugging_face_native(
