@@ -153,6 +153,17 @@ def test_damage_inside_a_file_with_checksums_is_refused(tmp_path, extension):
     refuse(path, "damaged|cannot be decoded|cannot be opened")
 
 
+def test_a_page_of_ogg_that_is_none_is_refused_with_its_place(tmp_path):
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(64000), 16000)
+    content = path.read_bytes()
+    place = content.rindex(b"OggS")
+    path.write_bytes(content[:place] + b"OggX" + content[place + 4 :])
+    refuse(path, f"no Ogg page at byte {place}")
+    path.write_bytes(content + b"OggS")  # the beginning of a page, at the end of the file
+    refuse(path, f"no Ogg page at byte {len(content)}")
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_samples_that_are_not_finite_are_refused_with_their_time(tmp_path, bad):
     samples = np.zeros((16000, 2), dtype=np.float32)
