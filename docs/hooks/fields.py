@@ -18,11 +18,18 @@ class Fields(griffe.Extension):
         """Add an `__init__` to a class that documents arguments and has none."""
         text = "" if cls.docstring is None else cls.docstring.value
         decorators = [str(one.value) for one in cls.decorators]
-        if "__init__" in cls.members or "Args:" not in text or any("dataclass" in d for d in decorators):
+        if (
+            "__init__" in cls.members
+            or "Args:" not in text
+            or any("dataclass" in d for d in decorators)
+        ):
             return
         fields = [
             griffe.Parameter(
-                name, annotation=one.annotation, default=one.value, kind=griffe.ParameterKind.keyword_only
+                name,
+                annotation=one.annotation,
+                default=one.value,
+                kind=griffe.ParameterKind.keyword_only,
             )
             for name, one in cls.attributes.items()
             if one.annotation is not None and not name.startswith("_")

@@ -79,9 +79,14 @@ def module_names(name: str) -> dict[str, str]:
     return {public: home[public] for public in listed}
 
 
+def introduction(name: str) -> str:
+    """A module's docstring alone."""
+    return f"::: {name}\n    options:\n      members: false\n      show_root_heading: false\n"
+
+
 def entries(name: str, level: int) -> str:
     """A module's docstring and its public names, for mkdocstrings to fill in."""
-    parts = [f"::: {name}\n    options:\n      members: false\n      show_root_heading: false\n"]
+    parts = [introduction(name)]
     for public, where in module_names(name).items():
         if public == "__version__":
             continue
@@ -94,14 +99,14 @@ def reference() -> dict[str, str]:
     """The pages of the reference: name in the site -> Markdown."""
     pages = {"reference/otreg.md": f"# otreg\n\n{home_names()}"}
     for room, inside in ROOMS.items():
-        text = f"# otreg.{room}\n\n"
+        name = f"otreg.{room}"
+        parts = [f"# {name}\n"]
         if inside is None:
-            text += entries(f"otreg.{room}", 2)
+            parts.append(entries(name, 2))
         else:
-            text += f"::: otreg.{room}\n    options:\n      members: false\n      show_root_heading: false\n\n"
-            for module in inside:
-                text += f"## otreg.{room}.{module}\n\n{entries(f'otreg.{room}.{module}', 3)}\n"
-        pages[f"reference/{room}.md"] = text
+            parts.append(introduction(name))
+            parts += [f"## {name}.{m}\n\n{entries(f'{name}.{m}', 3)}" for m in inside]
+        pages[f"reference/{room}.md"] = "\n".join(parts)
     return pages
 
 
@@ -114,7 +119,7 @@ def home_names() -> str:
         definition = module_names(f"otreg.{room}")[public]
         rows.append(f"| [`otreg.{public}`][{definition}] | `otreg.{room}` |")
     table = "\n".join(["| name | room |", "|---|---|", *rows])
-    return f"::: otreg\n    options:\n      members: false\n      show_root_heading: false\n\n{table}\n\n{entries('otreg.pair', 2)}"
+    return "\n".join([introduction("otreg"), table, "", entries("otreg.pair", 2)])
 
 
 def source_of(uri: str) -> str:
@@ -178,14 +183,15 @@ def file_page(path: str) -> str:
 def pictures() -> str:
     """The gallery's pictures, where `make gallery` has drawn them."""
     found = sorted((ROOT / "docs" / "gallery").glob("*.png"))
-    shown = [f"## {path.stem.replace('-', ' ')}\n\n![{path.stem}]({path.name})\n" for path in found]
-    return "\n".join(shown)
+    names = [path.stem.partition("-")[2].replace("-", " ").capitalize() for path in found]
+    shown = zip(names, found, strict=True)
+    return "\n".join(f"## {name}\n\n![{name}]({path.name})\n" for name, path in shown)
 
 
 class NoTags(Extension):
     """In running text `<P, C>` is a product of matrices and `<bos>` a token, never a tag of HTML."""
 
-    def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802 (the library's name)
+    def extendMarkdown(self, md: Markdown) -> None:
         """Leave inline tags as they are written."""
         md.inlinePatterns.deregister("html")
 

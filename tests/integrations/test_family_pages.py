@@ -51,7 +51,12 @@ def facts(family: ReadFamily) -> str:
     of_all = f", of {placeholders(SAMPLES)} placeholders" if family.num_placeholders else ""
     if placeholders(SAMPLES) == rows:
         of_all = ""
-    lines = ["| | |", "|---|---|", f"| class | `{name}` |", f"| `model_type` | `{family.model_type}` |"]
+    lines = [
+        "| | |",
+        "|---|---|",
+        f"| class | `{name}` |",
+        f"| `model_type` | `{family.model_type}` |",
+    ]
     named = checkpoint(family.model_type)
     if named is not None:
         whole = ", the whole model" if family.model_type.endswith("thinker") else ""

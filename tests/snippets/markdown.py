@@ -93,14 +93,16 @@ def blocks(page: str, text: str) -> list[Block]:
         elif match := FENCE.match(line):
             end = lines.index(match[1], number + 1)
             code = "\n".join(lines[number + 1 : end]) + "\n"
-            kind = {"js": "text", "sh": "shell", "bash": "shell", "": "text"}.get(match[2], match[2])
+            kind = {"js": "text", "sh": "shell", "bash": "shell", "": "text"}.get(
+                match[2], match[2]
+            )
             if match[3]:
                 kind = "output" if match[3] == "output" else "file"
             elif not match[2] and _is_shell(code):
                 kind = "shell"
             found.append(Block(page, number + 2, kind, code, match[3] or "", marks))
             marks, number = [], end
-        elif line.startswith("    ") and (number == 0 or not lines[number - 1].strip()):
+        elif line.startswith("    ") and (number == 0 or _ends(lines[number - 1])):
             end = number
             while end < len(lines) and (lines[end].startswith("    ") or not lines[end].strip()):
                 end += 1
@@ -112,6 +114,11 @@ def blocks(page: str, text: str) -> list[Block]:
             raise ValueError(f"{page}:{number + 1}: a mark stands above what is no block of code")
         number += 1
     return found
+
+
+def _ends(line: str) -> bool:
+    """Whether an indented block may begin below a line: one that is blank, or a comment's last."""
+    return not line.strip() or line.rstrip().endswith("-->")
 
 
 def _mark(text: str, where: str) -> Mark:
@@ -129,7 +136,8 @@ def _is_inside_a_list(lines: list[str], number: int) -> bool:
 
 
 def _is_shell(code: str) -> bool:
-    lines = [part for part in code.replace("\\\n", " ").splitlines() if part.strip()]
+    joined = code.replace("\\\n", " ").splitlines()
+    lines = [part for part in joined if part.strip() and not part.strip().startswith("#")]
     return bool(lines) and all(part.split()[0] in SHELL for part in lines)
 
 
