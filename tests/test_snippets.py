@@ -90,12 +90,32 @@ def prepare_says(names: dict[str, Any], folder: Path) -> None:
     )
 
 
+def family_says(names: dict[str, Any], folder: Path) -> None:
+    assert names["handle"].terms["otreg"] > 0
+    assert any(p.grad is not None and p.grad.any() for p in names["model"].parameters())
+    names["handle"].detach()
+
+
+def evaluation_says(names: dict[str, Any], folder: Path) -> None:
+    written = json.loads((folder / "results.json").read_text())
+    assert {row["arm"] for row in written["rows"]} == {"base", "otreg"}
+    assert written["base_arm"] == "base"
+
+
+def refused_says(names: dict[str, Any], folder: Path) -> None:
+    assert names["pair"].token_ids.tolist() == names["ids"].tolist()
+    names["loss"].backward()
+
+
 CHECKS = {
     "README.md": readme_says,
     "docs/model.md": model_says,
     "docs/data.md": data_says,
     "docs/attach.md": attach_says,
     "docs/prepare.md": prepare_says,
+    "docs/evaluation.md": evaluation_says,
+    "docs/families/refused.md": refused_says,
+    **{f"docs/families/{name}.md": family_says for name in scenes.CHECKPOINTS},
 }
 """What the text beside the snippets states of them, where they do not print it."""
 
@@ -186,14 +206,27 @@ def check_options(words: list[str], where: str) -> None:
         load_experiment(context.params["name"])
 
 
-@pytest.mark.parametrize(
-    "block", [b for b in ALL if b.kind in ("yaml", "json")], ids=lambda b: b.where
-)
-def test_yaml_and_json_parse(block: Block) -> None:
-    if block.kind == "yaml":
-        assert isinstance(yaml.safe_load(block.code), dict)
-    else:
-        assert all(isinstance(json.loads(line), dict) for line in block.code.splitlines())
+DATA = [b for b in ALL if b.kind in ("yaml", "json") or b.title.endswith((".yaml", ".jsonl"))]
+
+
+@pytest.mark.parametrize("block", DATA, ids=lambda block: block.where)
+def test_configurations_and_manifests_are_read(block: Block, tmp_path: Path) -> None:
+    from otreg.data import read_manifest
+
+    if block.code.startswith("{"):
+        for name in re.findall(r'"audio": "([^"]+)"', block.code):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).touch()
+        (tmp_path / "manifest.jsonl").write_text(block.code, encoding="utf-8")
+        assert len(read_manifest(tmp_path / "manifest.jsonl")) == block.code.count("\n")
+        return
+    content = yaml.safe_load(block.code)
+    assert isinstance(content, dict)
+    if block.page == "docs/training.md" and "inherits" in content:
+        from otreg.training import load_config
+
+        (tmp_path / "recipe.yaml").write_text(block.code, encoding="utf-8")
+        assert load_config(tmp_path / "recipe.yaml").seed == content["seed"]
 
 
 def test_no_snippet_passes_for_plain_text() -> None:

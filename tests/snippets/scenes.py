@@ -91,11 +91,9 @@ def refused(scene: Scene) -> None:
     loop(scene)
     folder = scene.shelf.towers / "language_model"
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    scene.names |= {"tokenizer": tokenizer}
-    scene.names["ids"] = scene.names["ids"] + 3  # no special tokens
-    scene.names["labels"] = torch.cat(
-        [torch.full((2, 3), -100), scene.names["ids"].clamp(max=39)], 1
-    )
+    ids = scene.names["ids"].clamp(min=4)  # no special tokens
+    labels = torch.cat([torch.full((2, 3), -100), ids], 1)
+    scene.names |= {"tokenizer": tokenizer, "ids": ids, "labels": labels}
 
 
 def problems(scene: Scene) -> None:
