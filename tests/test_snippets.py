@@ -107,6 +107,18 @@ def refused_says(names: dict[str, Any], folder: Path) -> None:
     names["loss"].backward()
 
 
+def own_objective_says(names: dict[str, Any], folder: Path) -> None:
+    lines = (folder / "runs" / "means" / "log.jsonl").read_text().splitlines()
+    logged = {name for line in lines for name in json.loads(line)}
+    assert {"means", "means/distance", "inner"} <= logged
+
+
+def quickstart_says(names: dict[str, Any], folder: Path) -> None:
+    logs = {run: (folder / "runs" / run / "log.jsonl").read_text() for run in ("base", "otreg")}
+    assert '"otreg"' in logs["otreg"]
+    assert '"otreg"' not in logs["base"]
+
+
 CHECKS = {
     "README.md": readme_says,
     "docs/model.md": model_says,
@@ -114,6 +126,8 @@ CHECKS = {
     "docs/attach.md": attach_says,
     "docs/prepare.md": prepare_says,
     "docs/evaluation.md": evaluation_says,
+    "docs/quickstart.md": quickstart_says,
+    "docs/recipes/own-objective.md": own_objective_says,
     "docs/families/refused.md": refused_says,
     **{f"docs/families/{name}.md": family_says for name in scenes.CHECKPOINTS},
 }
