@@ -108,6 +108,28 @@ def test_the_reference_has_every_public_name(site: Path, room: str) -> None:
             assert re.search(rf"(>|otreg\.){public}</", page), f"{name}.{public}"
 
 
+def test_docstrings_are_in_order(caplog: pytest.LogCaptureFixture) -> None:
+    """Of the whole package, also of what the reference leaves out: every argument is one, and has a type."""
+    import griffe
+
+    def parse(thing: griffe.Object) -> None:
+        for member in thing.members.values():
+            if isinstance(member, griffe.Object):
+                if member.docstring is not None:
+                    member.docstring.parse("google")
+                parse(member)
+
+    fields = module(ROOT / "docs" / "hooks" / "fields.py").Fields()
+    extensions = griffe.load_extensions(fields)
+    package = griffe.load("otreg", search_paths=[ROOT / "src"], extensions=extensions)
+    assert isinstance(package, griffe.Object)
+    parse(package)
+    assert [record.getMessage() for record in caplog.records] == []
+    wrong = 'def f(a: int):\n    """Do.\n\n    Args:\n        b: no such argument.\n    """\n'
+    parse(griffe.visit("wrong", Path("wrong.py"), wrong))
+    assert "'b' does not appear" in caplog.text
+
+
 def test_parameters_have_their_types(site: Path) -> None:
     page = (site / "reference" / "training.html").read_text(encoding="utf-8")
     start = page.index('id="otreg.training.config.StageConfig"')

@@ -20,16 +20,16 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "otreg"
 
-# Room -> modules, None where the room itself has an `__all__`. The others import nothing by themselves:
-# what users call is in these modules.
-ROOMS: dict[str, list[str] | None] = {
-    "transport": None,
-    "objectives": None,
-    "forwards": None,
-    "integrations": None,
-    "data": None,
-    "model": None,
-    "training": None,
+# Room -> modules that users call by name. Rooms with an `__all__` have its names first; the others import
+# nothing by themselves.
+ROOMS: dict[str, list[str]] = {
+    "transport": [],
+    "objectives": [],
+    "forwards": [],
+    "integrations": [],
+    "data": ["interleave"],
+    "model": ["generation"],
+    "training": [],
     "prepare": ["words", "ctc_words", "plan_words", "select", "encoder_states", "program"],
     "evaluation": [
         *("evaluate", "results", "wer", "measures", "layer_gap", "divergences", "word_times"),
@@ -101,11 +101,8 @@ def reference() -> dict[str, str]:
     for room, inside in ROOMS.items():
         name = f"otreg.{room}"
         parts = [f"# {name}\n"]
-        if inside is None:
-            parts.append(entries(name, 2))
-        else:
-            parts.append(introduction(name))
-            parts += [f"## {name}.{m}\n\n{entries(f'{name}.{m}', 3)}" for m in inside]
+        parts.append(entries(name, 2))
+        parts += [f"## {name}.{m}\n\n{entries(f'{name}.{m}', 3)}" for m in inside]
         pages[f"reference/{room}.md"] = "\n".join(parts)
     return pages
 
