@@ -14,7 +14,7 @@ define install
 	$(BIN)/pip install -q -e ".[$(1)]"
 endef
 
-.PHONY: demo test test-all lint mutants install-dev clean
+.PHONY: demo test test-all lint docs gallery mutants install-dev clean
 
 demo:
 	$(call install,demo)
@@ -37,8 +37,17 @@ lint: install-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The site, into site/; a warning is an error. The variable keeps mkdocs-material's notice of its own future quiet.
+docs: install-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Pictures of a finished demo for the site: make gallery RESULTS=demo-out/results.json
+RESULTS ?= demo-out/results.json
+gallery: install-dev
+	$(BIN)/python docs/gallery.py $(RESULTS)
+
 mutants: install-dev
 	$(BIN)/python benchmarks/mutants.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) demo-out runs mutants
+	rm -rf $(VENV) demo-out runs mutants site

@@ -40,7 +40,8 @@ class AudioInfo:
     Args:
         sample_rate_hz: the file's own rate.
         num_channels: the file's channels.
-        start, stop: the utterance's first sample and the one after its last, at the file's rate.
+        start: the utterance's first sample, at the file's rate.
+        stop: the one after its last.
 
     """
 

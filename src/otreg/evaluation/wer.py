@@ -106,14 +106,18 @@ class ErrorRates:
         num_characters: characters of the references, spaces counted.
         wer: (substitutions + deletions + insertions) / num_words, a fraction.
         cer: the same over characters, spaces counted; equals wer where characters are the words.
-        substitutions, deletions, insertions: of words.
+        substitutions: of words.
+        deletions: of words.
+        insertions: of words.
         empty: hypotheses without a word where the reference has one.
         runaway: hypotheses that reached the token limit, or that have more words than
             RUNAWAY_MULTIPLE times those of the reference (of RUNAWAY_MIN_WORDS, if it has fewer).
-        wer_low, wer_high: 95 % interval of wer, by bootstrap over utterances.
+        wer_low: lower end of wer's 95 % interval, by bootstrap over utterances.
+        wer_high: its upper end.
         unit: "word" or "character", what num_words and wer count.
         normalizer: name and version of the normaliser.
-        utterance_errors, utterance_words: the terms of wer's two sums, utterance by utterance.
+        utterance_errors: the terms of wer's numerator, utterance by utterance.
+        utterance_words: the terms of its denominator.
 
     """
 
@@ -237,8 +241,11 @@ def error_rates_by_language(
     """Return `error_rates` of each language apart, in the order in which languages first appear.
 
     Args:
-        references, hypotheses, normalizer, hit_limit: as in `error_rates`.
+        references: as in `error_rates`, like the next.
+        hypotheses: what was decoded.
         languages: language code of each utterance.
+        normalizer: as in `error_rates`, like the next.
+        hit_limit: which hypotheses reached the token limit.
 
     """
     limits = [False] * len(references) if hit_limit is None else list(hit_limit)

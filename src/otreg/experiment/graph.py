@@ -135,7 +135,10 @@ class Graph:
         """Add a step, or find the same one.
 
         Args:
-            kind, label, settings, inputs: of the step.
+            kind: of the step, like the next three.
+            label: tells steps of a kind apart.
+            settings: what it is made by.
+            inputs: what it is made of.
             title: what it is, for the user.
             whom: whose it is, such as an arm; a shared step names all of them.
 

@@ -128,7 +128,11 @@ def decode(
         num_beams: beams; None = as many as answers, 1 where they are sampled.
         temperature: of the draws, > 0.
         top_p: draws are from the likeliest tokens of that share of the probability.
-        batch_size, max_new_tokens, device, encoder_cache, progress: as for `transcribe`.
+        batch_size: as for `transcribe`, like the next four.
+        max_new_tokens: most tokens of an answer.
+        device: where to decode.
+        encoder_cache: the encoder's outputs for this data.
+        progress: whether to show a progress bar.
 
     Returns:
         For each row, in the order of the data, its answers: as drawn, or the best first.

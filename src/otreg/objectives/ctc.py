@@ -32,7 +32,7 @@ class CTC(nn.Module):
             or "auto", all of a table up to 8192 rows and 2048 drawn ones of a larger one. A head of
             its own always has all.
 
-    Returns:
+    Result:
         Calling it on a SpeechTextPair gives an AlignmentOutput: loss (batch,), in nats per token;
         terms "ctc" and "infeasible": 1 where the frames are too few to spell the transcript (one a
         token, and one between equal neighbours). The loss of such an utterance is 0: if many are

@@ -55,7 +55,7 @@ class OTReg:
             (docs/theory.md).
         method: the solver, as in `otreg.sinkhorn`.
 
-    Returns:
+    Result:
         Calling it on a SpeechTextPair gives an AlignmentOutput: loss (batch,), plan (batch, frames,
         targets), terms named after the losses ("cost" always, "sparsity", "vocabulary" or
         "entropic" where used), "unconverged" (1 where the solver stopped short), "iterations" (the

@@ -98,8 +98,12 @@ def build_tower(
 
     Args:
         name: "audio_tower" or "language_model".
-        manifests, texts, exchanges, seed, settings: as in `build_miniature`.
+        manifests: as in `build_miniature`, like the last four.
         out: folder to write; made where missing.
+        texts: further text.
+        exchanges: of the language model.
+        seed: of weights and data order.
+        settings: sizes and steps.
 
     Returns:
         `out`/`name`.

@@ -108,7 +108,8 @@ class StageConfig:
         optimizer: a name of transformers' `optim`.
         scheduler: a name of transformers' `lr_scheduler_type`.
         warmup_fraction: share of the steps over which the learning rate rises.
-        weight_decay, max_grad_norm: as in transformers.
+        weight_decay: as in transformers.
+        max_grad_norm: as in transformers.
         trainer: further `transformers.TrainingArguments`, such as `bf16: true`.
     """
 

@@ -70,10 +70,15 @@ class ModelConfig:
         adapter_ffn_ratio: of the convolutional adapter.
         adapter_dropout: inside the adapter.
         short_mel: Whisper only: encode the true length instead of 30 s.
-        prompt_template, separator, instruction: the prompt, see `SpeechLMProcessor`.
+        prompt_template: of the prompt, see `SpeechLMProcessor`.
+        separator: between speech and transcript in the prompt.
+        instruction: what the prompt asks for.
         lora: low-rank updates of the language model.
-        snap, snap_temperature, merge_threshold, drop_threshold, drop_temperature: compression and
-            snap from the first stage on; a stage's own `model` changes them from that stage on.
+        snap: from the first stage on; a stage's own `model` changes it and the next four.
+        snap_temperature: as in `SpeechLMConfig`.
+        merge_threshold: of compression.
+        drop_threshold: of compression.
+        drop_temperature: of compression in training.
         dtype: of the towers' weights, such as `bfloat16`; adapter and LoRA train in float32.
     """
 

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, FAINT = "#1b1f24", "#c9ced6"
+INK = "#1b1f24"
+"""Colour of text and lines; in a page, its text colour."""
+
+FAINT = "#c9ced6"
+"""Colour of grids and bands."""
+
 BASE_STYLE = ("#7d8590", "o")
 _STYLES = (
     ("#0072B2", "s"),
