@@ -31,7 +31,8 @@ def print_rows(results: Mapping[str, Any]) -> None:
             str(row["empty"]),
             str(row["runaway"]),
         )
-    Console().print("", table)
+    names = dict.fromkeys(row["normalizer"] for row in results["rows"])
+    Console().print("", table, f"compared after the normaliser {', '.join(names)}")
 
 
 def print_arms(results: Mapping[str, Any]) -> None:
