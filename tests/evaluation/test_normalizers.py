@@ -42,7 +42,9 @@ def test_elsewhere_whispers_basic_normaliser_is_used(name, language):
 
 def test_where_characters_are_words_the_spaces_go():
     assert find_normalizer("whisper")("我用 iPhone，很好。", "zh") == "我用iphone很好"
-    rates = error_rates(["我用 很好"], ["我 用很坏"], language="zh", normalizer=find_normalizer("basic"))
+    rates = error_rates(
+        ["我用 很好"], ["我 用很坏"], language="zh", normalizer=find_normalizer("basic")
+    )
     assert (rates.substitutions, rates.num_words, rates.unit) == (1, 4, "character")
 
 
@@ -68,7 +70,9 @@ def test_names_and_versions_say_which_normaliser_it_was():
 
 def test_the_normaliser_decides_the_error_rate():
     texts = (["Mr. Smith won't pay twenty one pounds"], ["mister smith will not pay 21 pounds"])
-    rates = {n: error_rates(*texts, language="en", normalizer=find_normalizer(n)) for n in NORMALIZERS}
+    rates = {
+        n: error_rates(*texts, language="en", normalizer=find_normalizer(n)) for n in NORMALIZERS
+    }
     assert rates["whisper"].wer == 0
     assert rates["whisper"].normalizer == f"whisper-no-spelling/{VERSION}"
     # mr/mister, won't/will + not, twenty one/21: by hand

@@ -22,10 +22,13 @@ def export(
     ] = None,
     results: Annotated[
         Path | None,
-        typer.Option(help="For the card's table. Default: the run's results.json, if there is one."),
+        typer.Option(
+            help="For the card's table. Default: the run's results.json, if there is one."
+        ),
     ] = None,
     push: Annotated[
-        str | None, typer.Option(metavar="OWNER/NAME", help="Upload it to the Hub; needs --license.")
+        str | None,
+        typer.Option(metavar="OWNER/NAME", help="Upload it to the Hub; needs --license."),
     ] = None,
     private: Annotated[
         bool, typer.Option("--private", help="With --push: make a new repository private.")

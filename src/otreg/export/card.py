@@ -111,7 +111,9 @@ def _parts(config: SpeechLMConfig, facts: RunFacts) -> str:
         "speech encoder": config.audio_config,
         "language model": config.text_config,
     }
-    rows = [[part, tower.model_type, facts.base_models.get(part, "")] for part, tower in towers.items()]
+    rows = [
+        [part, tower.model_type, facts.base_models.get(part, "")] for part, tower in towers.items()
+    ]
     rows.insert(1, ["adapter", f"{config.adapter_type}, {config.adapter_stack} frames each", "new"])
     rows += [[part, "", name] for part, name in facts.base_models.items() if part not in towers]
     return _table(["part", "kind", "started from"], rows)

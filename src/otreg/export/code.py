@@ -101,9 +101,7 @@ def flatten(module: str, source: str) -> tuple[str, list[str]]:
         ValueError: `import otreg…`, which has no relative form.
     """
     tree = ast.parse(source)
-    parents = {
-        child: parent for parent in ast.walk(tree) for child in ast.iter_child_nodes(parent)
-    }
+    parents = {child: parent for parent in ast.walk(tree) for child in ast.iter_child_nodes(parent)}
     used = _used_names(tree)
     lines = source.splitlines()
     needed: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from otreg.evaluation.results import read_results
 from otreg.languages import primary
 from otreg.training.config import RunConfig, load_config
 from otreg.training.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -97,14 +100,17 @@ def run_facts(run: str | Path, *, results: str | Path | None = None) -> RunFacts
 def data_facts(path: Path, *, root: Path | None = None) -> DataFacts:
     """Read a manifest, and the headers of its audio files; neither needs to be at hand still."""
     name = path.parent.name if path.stem == "manifest" and path.parent.name else path.stem
-    if not path.is_file():
+    try:
+        utterances = read_manifest(path, root=root)
+    except (OSError, ValueError) as error:
+        logger.warning("the card says that a manifest is not at hand: %s", error)
         return DataFacts(name)
-    utterances = read_manifest(path, root=root)
     spans = [clip for utterance in utterances for clip in row_of(utterance).clips]
     hours: float | None
     try:
         hours = sum(audio_info(span).duration_s for span in spans) / 3600
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        logger.warning("the card gives no hours of %s: %s", name, error)
         hours = None
     languages = sorted({utterance.language for utterance in utterances} - {""})
     return DataFacts(name, len(utterances), hours, tuple(languages))

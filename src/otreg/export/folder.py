@@ -55,9 +55,7 @@ def export_model(
     model.merge_lora()
     model.eval()
     files = code_files()
-    card = model_card(
-        model.config, facts, licence=licence, packages=required_packages(files)
-    )
+    card = model_card(model.config, facts, licence=licence, packages=required_packages(files))
     staging = out.with_name(f".{out.name}.{os.getpid()}.partial")
     shutil.rmtree(staging, ignore_errors=True)
     staging.parent.mkdir(parents=True, exist_ok=True)

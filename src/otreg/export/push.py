@@ -28,7 +28,9 @@ def check_push(repo_id: str, licence: str | None) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise ValueError(f"expected OWNER/NAME to push to, received {repo_id!r}: {error}") from error
+        raise ValueError(
+            f"expected OWNER/NAME to push to, received {repo_id!r}: {error}"
+        ) from error
 
 
 def push_folder(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
@@ -54,8 +56,12 @@ def push_folder(folder: str | Path, repo_id: str, *, private: bool = False) -> s
     if not (folder / f"{ENTRY}.py").is_file() or not (folder / "README.md").is_file():
         raise ValueError(f"expected a folder that otreg export wrote, received {str(folder)!r}")
     check_push(repo_id, ModelCard.load(folder / "README.md").data.license)
-    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    strange = [name for name in files if Path(name).suffix not in _SUFFIXES or name in _NEVER]
+    files = sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
+    strange = [
+        name for name in files if Path(name).suffix not in _SUFFIXES or Path(name).name in _NEVER
+    ]
     if strange:
         raise ValueError(
             f"{str(folder)!r} holds {', '.join(strange)}, which is no part of a model; take it out, or "
