@@ -5,6 +5,7 @@ import json
 import pytest
 import transformers
 
+from otreg.cli import main
 from otreg.evaluation.normalizers import NORMALIZERS, find_normalizer, read_spelling_map
 from otreg.evaluation.results import merge_results
 from otreg.evaluation.wer import BASIC_NORMALIZER, error_rates
@@ -99,6 +100,16 @@ def test_a_file_that_is_no_spelling_map_is_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ValueError, match=r"map\.json': expected the normalizer\.json"):
         read_spelling_map(path)
+
+
+def test_the_command_refuses_an_unknown_normaliser_before_it_loads_a_model(tmp_path, capsys):
+    manifest = tmp_path / "test.jsonl"
+    manifest.write_text("")
+    command = ["evaluate", str(tmp_path / "no-run"), "--data", str(manifest)]
+    assert main([*command, "--normalizer", "wisper"]) == 2
+    assert "did you mean 'whisper'" in capsys.readouterr().err
+    assert main([*command, "--spelling-map", str(manifest)]) == 2
+    assert "a spelling map belongs to the normaliser 'whisper'" in capsys.readouterr().err
 
 
 def part(arm, normalizer):

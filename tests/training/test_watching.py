@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from otreg.cli import main
 from otreg.evaluation.watching import MeasureWhileTraining
 from otreg.model.evaluation_mode import same_randomness
 from otreg.training import ConfigError, config_from_dict, load_model, train
+from otreg.training.watching import check_watch
 
 Towers = tuple[Path, Path]
 STAGES = [
@@ -76,7 +78,9 @@ def test_measures_are_logged_at_the_start_every_so_often_and_at_the_end(
 ) -> None:
     entries = [entry for entry in log_of(runs["watched"]) if "gap/coverage" in entry]
     at = [(entry["stage"], entry["step"]) for entry in entries]
-    assert at == [(name, step) for name, last in (("align", 3), ("tune", 4)) for step in (0, 2, last)]
+    assert at == [
+        (name, step) for name, last in (("align", 3), ("tune", 4)) for step in (0, 2, last)
+    ]
     assert all(0 <= entry["gap/coverage"] <= 1 for entry in entries)
     assert not any(key.startswith("gap/num_") for entry in entries for key in entry)
     assert entries[0]["gap/centroid_distance"] != entries[1]["gap/centroid_distance"]
@@ -144,7 +148,9 @@ def test_random_states_and_modes_are_given_back() -> None:
     assert draw() == expected
 
 
-def test_a_resumed_run_may_be_watched_otherwise(runs: dict[str, Path], towers: Towers, manifest: Path) -> None:
+def test_a_resumed_run_may_be_watched_otherwise(
+    runs: dict[str, Path], towers: Towers, manifest: Path
+) -> None:
     config = config_from_dict(configured(towers, manifest, to=[], every=1))
     out = runs["watched"]
     assert train(config, out, resume=True, measure=MeasureWhileTraining) == out / "model"
@@ -173,6 +179,18 @@ def test_what_cannot_be_watched_is_refused(
     with pytest.raises(ConfigError, match=match):
         train(config_from_dict(data), tmp_path / "run", quiet=True, measure=measure)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("sharded", [{"fsdp": "full_shard"}, {"deepspeed": "zero3.json"}])
+def test_a_sharded_model_is_not_measured(
+    towers: Towers, manifest: Path, sharded: dict[str, str]
+) -> None:
+    arguments: Any = types.SimpleNamespace(**({"fsdp": None, "deepspeed": None} | sharded))
+    config = config_from_dict(configured(towers, manifest, to=[]))
+    with pytest.raises(ConfigError, match="need the whole model in one process"):
+        check_watch(config, arguments, MeasureWhileTraining)
+    config = config_from_dict(configured(towers, manifest, gap=False, plan=False, to=[]))
+    check_watch(config, arguments, None)
 
 
 def test_rows_without_a_transcript_cannot_be_measured(
@@ -208,7 +226,8 @@ def test_train_ends_with_a_summary(
     model = load_model(str(out))[0]
     adapter = sum(p.numel() for p in model.multi_modal_projector.parameters())
     lora = 2 * sum(  # rank times what goes in and comes out, of q, k, v and o
-        sum(p.shape) for name, p in model.language_model.named_parameters()
+        sum(p.shape)
+        for name, p in model.language_model.named_parameters()
         if name.endswith("_proj.weight") and "self_attn" in name
     )
     assert first == {"adapter": adapter}
@@ -220,4 +239,7 @@ def test_train_ends_with_a_summary(
     )
     evaluated = next(entry for entry in entries if "eval_loss" in entry)
     assert lines[2].startswith(f"  validation: loss {evaluated['eval_loss']:.3g}, ")
-    assert lines[-2:] == [f"model: {out / 'model'}", f"next:  otreg evaluate '{out}' --data NAME=MANIFEST"]
+    assert lines[-2:] == [
+        f"model: {out / 'model'}",
+        f"next:  otreg evaluate '{out}' --data NAME=MANIFEST",
+    ]
