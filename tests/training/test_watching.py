@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -135,16 +136,30 @@ def test_offline_wandb_writes_into_the_run_folder(
     assert not (tmp_path / "wandb").exists()
 
 
-def test_random_states_and_modes_are_given_back() -> None:
-    def draw() -> list[float]:
-        return [random.random(), np.random.rand(), torch.rand(()).item()]  # noqa: NPY002
+def seed_all() -> None:
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    torch.manual_seed(0)
 
-    random.seed(0), np.random.seed(0), torch.manual_seed(0)  # noqa: NPY002
-    expected = draw()
-    random.seed(0), np.random.seed(0), torch.manual_seed(0)  # noqa: NPY002
-    with pytest.raises(KeyError), same_randomness():
+
+def draw() -> list[float]:
+    return [random.random(), np.random.rand(), torch.rand(()).item()]  # noqa: NPY002
+
+
+def draw_aside(*, then_fail: bool) -> None:
+    with same_randomness():
         draw()
-        raise KeyError
+        if then_fail:
+            raise KeyError
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_random_states_are_given_back(fails: bool) -> None:
+    seed_all()
+    expected = draw()
+    seed_all()
+    with pytest.raises(KeyError) if fails else contextlib.nullcontext():
+        draw_aside(then_fail=fails)
     assert draw() == expected
 
 

@@ -31,8 +31,8 @@ def print_rows(results: Mapping[str, Any]) -> None:
             str(row["empty"]),
             str(row["runaway"]),
         )
-    names = dict.fromkeys(row["normalizer"] for row in results["rows"])
-    Console().print("", table, f"compared after the normaliser {', '.join(names)}")
+    names = dict.fromkeys(row["normalizer"] for row in results["rows"] if row.get("normalizer"))
+    Console().print("", table, *(f"compared after the normaliser {name}" for name in names))
 
 
 def print_arms(results: Mapping[str, Any]) -> None:
