@@ -19,7 +19,10 @@ from tiny_run import run_config, save_corpus, save_towers, stage
 
 from otreg.cli import main
 
-COMMANDS = ("demo", "miniature", "prepare", "train", "evaluate", "transcribe", "align", "report")
+COMMANDS = (
+    *("demo", "miniature", "prepare", "train", "evaluate", "transcribe", "align", "report"),
+    "export",
+)
 OTREG = Path(sys.executable).with_name("otreg")
 
 
@@ -383,7 +386,7 @@ def test_the_recipes_train_on_towers_of_ones_own(
     assert main(["train", str(recipe), *overrides, "--out", str(out), "--quiet"]) == 0
     entries = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert ["otreg" in entry for entry in entries if "ce" in entry] == [name == "digits", True]
-    assert capsys.readouterr().out == f"model: {out / 'model'}\n"
+    assert f"model: {out / 'model'}\nnext:  otreg evaluate {out} " in capsys.readouterr().out
 
 
 def test_a_root_lets_manifests_reach_audio_beside_their_folder(place: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ ROOMS: dict[str, set[str]] = {
     "synthetic": {"model", "data"},
     "evaluation": {"transport", "pair", "objectives", "forwards", "model", "data"},
     "training": {"pair", "objectives", "forwards", "integrations", "model", "data", "prepare"},
+    "export": {"model", "data", "evaluation", "training"},
     "recipes": set(),
     "experiment": {
         *("pair", "objectives", "forwards", "model", "data"),
@@ -34,7 +35,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "cli": {
         *("data", "model", "integrations", "prepare", "synthetic", "evaluation"),
-        *("training", "experiment"),
+        *("training", "experiment", "export"),
     },
 }
 

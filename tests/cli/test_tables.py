@@ -35,6 +35,14 @@ def demo_results():
     return results
 
 
+def test_error_rates_name_their_normaliser(terminal):
+    results = make_results(arms=("base",))
+    for row in results["rows"]:
+        row["normalizer"] = "whisper-spelling-12345678/transformers-10.11.12"
+    said = "compared after the normaliser whisper-spelling-12345678/transformers-10.11.12"
+    assert terminal(print_rows, results)[-1] == said
+
+
 def test_the_arms_and_every_heading_stand_whole(terminal):
     lines = terminal(print_arms, demo_results())
     words = " ".join(lines).split()

@@ -1,10 +1,11 @@
-"""The command line: `otreg demo | miniature | prepare | train | evaluate | transcribe | align | report`.
+"""The command line: `otreg demo | miniature | prepare | train | evaluate | … | report | export`.
 
 A user's mistake ends with exit code 2 and one line on stderr, anything else with 1.
 """
 
 from otreg.cli import (  # the commands register themselves
     demo,
+    export,
     miniature,
     prepare,
     train,
@@ -12,4 +13,4 @@ from otreg.cli import (  # the commands register themselves
 )
 from otreg.cli.application import main
 
-__all__ = ["demo", "main", "miniature", "prepare", "train", "trained_model"]
+__all__ = ["demo", "export", "main", "miniature", "prepare", "train", "trained_model"]

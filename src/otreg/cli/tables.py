@@ -31,7 +31,8 @@ def print_rows(results: Mapping[str, Any]) -> None:
             str(row["empty"]),
             str(row["runaway"]),
         )
-    Console().print("", table)
+    names = dict.fromkeys(row["normalizer"] for row in results["rows"] if row.get("normalizer"))
+    Console().print("", table, *(f"compared after the normaliser {name}" for name in names))
 
 
 def print_arms(results: Mapping[str, Any]) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from otreg.cli.application import app, quiet_transformers
+from otreg.cli.run_summary import summary_lines
+
+if TYPE_CHECKING:
+    from otreg.training.watching import Measure
 
 
 @app.command(
@@ -46,5 +51,13 @@ def train(
     from otreg.training.stages import train as run
 
     quiet_transformers()
-    folder = run(resolved, out, resume=resume, quiet=quiet)
+    measure: Measure | None = None
+    if resolved.watch is not None:
+        from otreg.evaluation.watching import MeasureWhileTraining
+
+        measure = MeasureWhileTraining
+    folder = run(resolved, out, resume=resume, quiet=quiet, measure=measure)
+    for line in summary_lines(out, [stage.name for stage in resolved.stages]):
+        typer.echo(line)
     typer.echo(f"model: {folder}")
+    typer.echo(f"next:  {shlex.join(['otreg', 'evaluate', str(out), '--data', 'NAME=MANIFEST'])}")

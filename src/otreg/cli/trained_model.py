@@ -62,6 +62,13 @@ def evaluate(
         str | None, typer.Option(help="Name in tables. Default: the run's, without -seedN.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Default: the run's, else 0.")] = None,
+    normalizer: Annotated[
+        str, typer.Option(help="What texts are compared in: otreg, whisper or basic (Whisper's).")
+    ] = "otreg",
+    spelling_map: Annotated[
+        Path | None,
+        typer.Option(help="With --normalizer whisper: normalizer.json of a Whisper checkpoint."),
+    ] = None,
     batch_size: BatchSize = 16,
     max_new_tokens: MaxTokens = 200,
     root: Root = None,
@@ -82,6 +89,9 @@ def evaluate(
 
     if out is None and isinstance(place_of(run), str):
         raise ValueError(f"{run} is a Hub id; name the file of results by --out")
+    from otreg.evaluation.normalizers import find_normalizer
+
+    compared = find_normalizer(normalizer, spelling_map=spelling_map)
     out = out or run / "results.json"
     model, processor = _load(run, device, trust_remote_code)
     facts = _run_facts(run)
@@ -101,6 +111,7 @@ def evaluate(
         in_domain=in_domain or [],
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
+        normalizer=compared,
         progress=True,
     )
     curves = [{"arm": arm, "seed": seed, **entry} for entry in facts.pop("curves", [])]

@@ -133,6 +133,7 @@ def merge_results(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         elif name in ("normaliser", "base_arm"):
             shown = ", ".join(str(value) for value in values)
             raise ValueError(f"expected one {name} in all results to merge, received {shown}")
+    _check_one_normaliser(merged["rows"])
     runs = [run for part in parts for run in (part.get("runs") or [_facts(part)])]
     distinct = [run for index, run in enumerate(runs) if run not in runs[:index]]
     if any(
@@ -223,6 +224,16 @@ def _facts(results: Mapping[str, Any]) -> dict[str, Any]:
         "arms": list(dict.fromkeys(row["arm"] for row in results["rows"])),
         "seeds": sorted({row["seed"] for row in results["rows"]}),
     } | facts
+
+
+def _check_one_normaliser(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse rows that name different normalisers; a row may name none."""
+    named = list(dict.fromkeys(row["normalizer"] for row in rows if row.get("normalizer")))
+    if len(named) > 1:
+        raise ValueError(
+            f"expected one normaliser in all results to merge, received {', '.join(named)}; "
+            "evaluate the runs again with one --normalizer"
+        )
 
 
 def _join(name: str, lists: Sequence[Sequence[Mapping[str, Any]]]) -> list[Mapping[str, Any]]:

@@ -5,6 +5,7 @@ Training and evaluation are those of `otreg train` and `otreg evaluate`.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import shutil
@@ -111,19 +112,21 @@ def make_stages(call: Call) -> Mapping[str, Path]:
 
     A run that was killed goes on from its newest checkpoint; where that fails, it starts again.
     """
-    from otreg.training.stages import train
+    from otreg.evaluation.watching import MeasureWhileTraining
+    from otreg.training import stages
 
     config = _run_config(call)
+    train = functools.partial(stages.train, quiet=True, measure=MeasureWhileTraining)
     if (call.folder / "config.yaml").is_file():
         try:
-            train(config, call.folder, resume=True, quiet=True)
+            train(config, call.folder, resume=True)
         except Exception as error:
             logger.warning("cannot go on with %s (%s); it starts again", call.folder.name, error)
             shutil.rmtree(call.folder)
-            train(config, call.folder, quiet=True)
+            train(config, call.folder)
     else:
         shutil.rmtree(call.folder, ignore_errors=True)
-        train(config, call.folder, quiet=True)
+        train(config, call.folder)
     return {"model": call.folder / "model", "log": call.folder / "log.jsonl"}
 
 

@@ -1,10 +1,13 @@
-"""Run a model in evaluation mode and leave it as it was."""
+"""Run a model aside of its training, and leave it and the random states as they were."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+import torch
 from torch import nn
 
 
@@ -18,3 +21,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, was_training in training.items():
             module.training = was_training
+
+
+@contextmanager
+def same_randomness() -> Iterator[None]:
+    """Give Python's, NumPy's and torch's random states back as they were, the GPU's included."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (others draw from it)
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002

@@ -8,7 +8,20 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-__all__ = ["JsonLog", "ProgressBar"]
+__all__ = ["JsonLog", "ProgressBar", "trained_parameters"]
+
+_GROUPS = {"multi_modal_projector": "adapter", "objective_heads": "heads of objectives"}
+
+
+def trained_parameters(model: Any) -> dict[str, int]:
+    """How many parameters train, by the groups that a stage lists."""
+    found: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            part = name.split(".")[0]
+            group = "lora" if ".lora_" in name else _GROUPS.get(part, part)
+            found[group] = found.get(group, 0) + parameter.numel()
+    return found
 
 
 class JsonLog(TrainerCallback):
@@ -24,12 +37,20 @@ class JsonLog(TrainerCallback):
         self.stage = stage
 
     def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        logs: dict[str, Any] | None = None,
+        model: Any = None,
+        **_: Any,
     ) -> None:
-        """Write the entry."""
+        """Write the entry; that of a stage's end says what was trained."""
         if not state.is_world_process_zero or not logs:
             return
         entry = {"stage": self.stage, "step": state.global_step, **logs}
+        if "train_runtime" in logs:
+            entry["trained"] = trained_parameters(model)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 

@@ -36,6 +36,7 @@ from otreg.training.sections import (
     InterleaveConfig,
     LoraConfig,
     ModelConfig,
+    WatchConfig,
     frozen,
 )
 from otreg.training.yaml_config import (
@@ -58,6 +59,7 @@ __all__ = [
     "ObjectiveConfig",
     "RunConfig",
     "StageConfig",
+    "WatchConfig",
     "config_from_dict",
     "config_to_dict",
     "load_config",
@@ -179,12 +181,14 @@ class RunConfig:
         model: what to start from.
         data: what to read.
         stages: in order; they share one model in memory.
+        watch: what is measured and shown while it trains; None = the run's log alone.
     """
 
     seed: Annotated[int, Strict(), Field(ge=0, lt=2**32)] = 0
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     stages: Annotated[list[StageConfig], Field(min_length=1)]
+    watch: WatchConfig | None = None
 
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages]

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, Strict
 
@@ -29,9 +29,10 @@ _OWN_TRAINER_KEYS = {
     "max_grad_norm": "give the stage's own max_grad_norm",
     "remove_unused_columns": "the collator needs every column",
     "disable_tqdm": "give --quiet",
+    "report_to": "give watch, such as watch: {to: tensorboard}",
 }
 
-_LOG_FIELDS = ("stage", "step", "epoch", "loss", "ce", "grad_norm", "learning_rate")
+_LOG_FIELDS = ("stage", "step", "epoch", "loss", "ce", "grad_norm", "learning_rate", "gap")
 
 
 def _as_number(value: Any) -> Any:
@@ -49,7 +50,7 @@ def _as_number(value: Any) -> Any:
 
 
 def _as_list(value: Any) -> Any:
-    """One path where a list of paths is expected is a list of one."""
+    """One value where a list of them is expected is a list of one."""
     return [value] if isinstance(value, (str, os.PathLike)) else value
 
 
@@ -60,6 +61,7 @@ Count = Annotated[int, Strict(), Field(ge=1)]
 Flag = Annotated[bool, Strict()]
 Name = Annotated[str, Field(min_length=1)]
 Paths = Annotated[list[Path], BeforeValidator(_as_list)]
+Trackers = Annotated[list[Literal["tensorboard", "wandb"]], BeforeValidator(_as_list)]
 
 
 def check_tower(name: str, value: str) -> None:

@@ -5,6 +5,7 @@ RUN/versions.json    of Python, otreg and the packages that decide the result
 RUN/log.jsonl        every log entry of every stage
 RUN/stage-NAME/      Trainer's checkpoints of a stage
 RUN/encoder-cache/   the frozen encoder's outputs, with data.cache_encoder
+RUN/watch/           pictures and trackers' files, with watch
 RUN/model/           the final model and its processor, for from_pretrained
 """
 
@@ -14,6 +15,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from otreg.training.config import RunConfig, config_to_dict, load_config, save_c
 from otreg.training.yaml_config import ConfigError
 from otreg.versions import versions
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "is_finished"]
 
 
 class RunFolder:
@@ -38,6 +40,7 @@ class RunFolder:
         self.log = self.root / "log.jsonl"
         self.model = self.root / "model"
         self.encoder_cache = self.root / "encoder-cache"
+        self.watch = self.root / "watch"
 
     def stage(self, name: str) -> Path:
         """The folder of a stage."""
@@ -58,9 +61,8 @@ class RunFolder:
                 f"{str(self.root)!r} is not empty; go on with it by --resume, or name another"
             )
         if resume and self.config.is_file():
-            difference = _first_difference(
-                config_to_dict(load_config(self.config)), config_to_dict(config)
-            )
+            old, new = config_to_dict(load_config(self.config)), config_to_dict(config)
+            difference = _first_difference(old | {"watch": None}, new | {"watch": None})
             if difference:
                 raise ConfigError(
                     f"cannot resume {str(self.root)!r} with another configuration: {difference}"
@@ -82,6 +84,14 @@ class RunFolder:
                 found.append((int(match.group(1)), path))
         return [path for _, path in sorted(found)]
 
+    def resume_point(self, stages: Sequence[str]) -> tuple[int, Path | None]:
+        """The last stage that has a checkpoint, and its newest; everything before it is in there."""
+        for index in reversed(range(len(stages))):
+            checkpoints = self.checkpoints(stages[index])
+            if checkpoints:
+                return index, checkpoints[-1]
+        return 0, None
+
     def save_model(self, model: Any, processor: Any) -> Path:
         """Write the final model in one step: a run either has its whole model or none."""
         staging = self.root / "model.tmp"
@@ -91,6 +101,12 @@ class RunFolder:
         shutil.rmtree(self.model, ignore_errors=True)
         os.replace(staging, self.model)
         return self.model
+
+
+def is_finished(checkpoint: Path) -> bool:
+    """Whether a checkpoint is that of its stage's last step."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return bool(state["global_step"] >= state["max_steps"])
 
 
 def _first_difference(old: Any, new: Any, path: str = "") -> str | None:

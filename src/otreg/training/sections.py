@@ -1,4 +1,4 @@
-"""The `model` and `data` of a run's configuration."""
+"""The `model`, `data` and `watch` of a run's configuration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from pydantic import ConfigDict, Field, Strict
 from pydantic.dataclasses import dataclass
 
 from otreg.data.interleave import Interleaving
-from otreg.training.field_types import Count, Flag, Fraction, Name, NonNegative, Number, Paths
+from otreg.training.field_types import (
+    Count,
+    Flag,
+    Fraction,
+    Name,
+    NonNegative,
+    Number,
+    Paths,
+    Trackers,
+)
 
 STAGE_MODEL_KEYS = (
     "snap",
@@ -155,3 +164,24 @@ class DataConfig:
             return None
         text, speech = self.interleave.text_words, self.interleave.speech_words
         return Interleaving((text[0], text[1]), (speech[0], speech[1]), self.interleave.seed)
+
+
+@frozen
+class WatchConfig:
+    """Watching a run while it trains. It changes nothing of what is trained, not by a bit.
+
+    Args:
+        to: where log entries, measures and pictures go beside the run folder: `tensorboard`,
+            `wandb`, both, or none (an empty list). Each is an extra of that name.
+        every: optimiser steps between measures; a stage's first and last moment are measured, too.
+        gap: measure the gap between speech and text (`otreg.evaluation.measures`).
+        plan: draw the transport plan of one clip.
+        rows: rows that the gap is measured on, evenly spaced: of data.validation, or else of
+            data.train.
+    """
+
+    to: Trackers = dataclasses.field(default_factory=lambda: ["tensorboard"])
+    every: Count = 500
+    gap: Flag = True
+    plan: Flag = True
+    rows: Count = 32

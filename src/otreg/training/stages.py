@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,8 +24,9 @@ from otreg.training.callbacks import JsonLog, ProgressBar
 from otreg.training.config import RunConfig, StageConfig
 from otreg.training.model_parts import enter_stage, finish
 from otreg.training.objectives import WeightedObjective, build_objectives
-from otreg.training.run_folder import RunFolder
+from otreg.training.run_folder import RunFolder, is_finished
 from otreg.training.trainer import LOG_KEYS, SpeechLMTrainer, TrainingCollator
+from otreg.training.watching import Measure, check_watch, watched
 from otreg.training.yaml_config import ConfigError
 
 __all__ = ["train"]
@@ -34,7 +34,14 @@ __all__ = ["train"]
 logger = logging.getLogger(__name__)
 
 
-def train(config: RunConfig, out: str | Path, *, resume: bool = False, quiet: bool = False) -> Path:
+def train(
+    config: RunConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    measure: Measure | None = None,
+) -> Path:
     """Train a model through the stages of a configuration.
 
     Args:
@@ -42,6 +49,8 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, quiet: bo
         out: the run folder, see `otreg.training.run_folder`; new or empty unless resumed.
         resume: go on from the newest checkpoint of an interrupted run with the same configuration.
         quiet: no progress bars.
+        measure: makes the callback that measures what `config.watch` asks for:
+            `otreg.evaluation.watching.MeasureWhileTraining`.
 
     Returns:
         The folder of the final model, `out`/model, for `from_pretrained`.
@@ -54,6 +63,7 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, quiet: bo
     folder = RunFolder(out)
     arguments = _training_arguments(config, config.stages[0], folder)
     is_main = arguments.process_index == 0
+    check_watch(config, arguments, measure)
     if is_main:
         folder.prepare(config, resume=resume)
     if resume and folder.model.is_dir():
@@ -67,7 +77,9 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, quiet: bo
         train_set, validation_set = _datasets(
             config, folder, model, processor, arguments.device, progress=is_main and not quiet
         )
-    first, checkpoint = _resume_point(config, folder) if resume else (0, None)
+    first, checkpoint = (
+        folder.resume_point([stage.name for stage in config.stages]) if resume else (0, None)
+    )
     for index, stage in enumerate(config.stages):
         _enter_stage(config, stage, model)
         if index < first:
@@ -86,15 +98,16 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, quiet: bo
                 validation_set=validation_set,
                 quiet=quiet,
             )
-            if checkpoint is not None and _is_finished(checkpoint):
+            if checkpoint is not None and is_finished(checkpoint):
                 logger.info(
                     "stage %s is complete; its weights come from %s", stage.name, checkpoint
                 )
                 trainer._load_from_checkpoint(str(checkpoint))
             else:
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-                if validation_set is not None:
-                    trainer.evaluate()
+                with watched(trainer, config.watch, folder, stage.name, processor, measure):
+                    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                    if validation_set is not None:
+                        trainer.evaluate()
         checkpoint = None
     finish(model)
     if is_main:
@@ -311,17 +324,3 @@ def _training_arguments(
         logger.warning("using one of %d GPUs; start with torchrun to use them all", result.n_gpu)
         result._n_gpu = 1
     return result
-
-
-def _resume_point(config: RunConfig, folder: RunFolder) -> tuple[int, Path | None]:
-    """The last stage that has a checkpoint, and its newest; everything before it is in there."""
-    for index in reversed(range(len(config.stages))):
-        checkpoints = folder.checkpoints(config.stages[index].name)
-        if checkpoints:
-            return index, checkpoints[-1]
-    return 0, None
-
-
-def _is_finished(checkpoint: Path) -> bool:
-    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    return bool(state["global_step"] >= state["max_steps"])
