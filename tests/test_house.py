@@ -27,7 +27,7 @@ ROOMS: dict[str, set[str]] = {
     "synthetic": {"model", "data"},
     "evaluation": {"transport", "pair", "objectives", "forwards", "model", "data"},
     "training": {"pair", "objectives", "forwards", "integrations", "model", "data", "prepare"},
-    "export": {"model", "data", "evaluation", "training"},
+    "export": {"integrations", "model", "data", "evaluation", "training"},
     "recipes": set(),
     "experiment": {
         *("pair", "objectives", "forwards", "model", "data"),

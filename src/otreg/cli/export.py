@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from otreg.cli.application import app, quiet_transformers
+from otreg.cli.trained_model import TrustRemoteCode
 
 
 @app.command(
@@ -33,6 +34,7 @@ def export(
     private: Annotated[
         bool, typer.Option("--private", help="With --push: make a new repository private.")
     ] = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Write a model as a folder for the Hugging Face Hub: weights, processor, card and code.
 
@@ -46,7 +48,9 @@ def export(
     if push is not None:
         check_push(push, licence)
     quiet_transformers()
-    folder = export_model(run, out, licence=licence, results=results)
+    folder = export_model(
+        run, out, licence=licence, results=results, trust_remote_code=trust_remote_code
+    )
     typer.echo(f"folder: {folder}")
     if licence is None:
         typer.echo("the card names no licence: export again with --license before others use it")

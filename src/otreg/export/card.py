@@ -47,6 +47,21 @@ print(pipe(text=asked, return_full_text=False)[0]["generated_text"])
 """
 
 
+_LOADING_STOCK = """\
+The checkpoint is a stock one of its family: transformers alone loads it, and otreg is not needed.
+
+```python
+from transformers import AutoProcessor, {model_class}
+
+folder = "."  # the folder, or the Hub id, of this model
+model = {model_class}.from_pretrained(folder)
+processor = AutoProcessor.from_pretrained(folder)
+```
+
+`otreg transcribe FOLDER speech.wav` asks it as it was asked in training.
+"""
+
+
 def check_licence(licence: str) -> str:
     """The licence as the Hub takes it.
 
@@ -62,12 +77,12 @@ def check_licence(licence: str) -> str:
 
 
 def model_card(
-    config: SpeechLMConfig, facts: RunFacts, *, licence: str | None, packages: Sequence[str]
+    config: Any, facts: RunFacts, *, licence: str | None, packages: Sequence[str]
 ) -> str:
     """The card: Markdown behind the Hub's YAML metadata.
 
     Args:
-        config: of the model.
+        config: of the model, ours or that of others.
         facts: of its run, see `otreg.export.facts`.
         licence: a licence identifier of the Hub; None = the card says that it is missing.
         packages: what the folder's code needs where otreg is not installed.
@@ -94,19 +109,33 @@ def model_card(
         "Training": _training(facts),
         "Evaluation": _evaluation(facts),
         "Licence": _licence(licence, facts),
-        "How to load it": _LOADING.format(packages=" ".join(packages)),
+        "How to load it": _loading(config, packages),
     }
     body = "\n".join(f"## {title}\n\n{text.strip()}\n" for title, text in sections.items())
     head = (
-        f"# {_cell(facts.name)}\n\nA speech language model: speech in, text out. A speech encoder, an "
-        "adapter and a causal language model, joined and trained with "
+        f"# {_cell(facts.name)}\n\nA speech language model: speech in, text out. {_made(config)} with "
         f"[otreg](https://pypi.org/project/otreg/) {otreg.__version__}.\n"
     )
     card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n{head}\n{body}")  # parses what it is given
     return str(card)
 
 
-def _parts(config: SpeechLMConfig, facts: RunFacts) -> str:
+def _made(config: Any) -> str:
+    if isinstance(config, SpeechLMConfig):
+        return "A speech encoder, an adapter and a causal language model, joined and trained"
+    return f"A model of the family {config.model_type}, trained further"
+
+
+def _loading(config: Any, packages: Sequence[str]) -> str:
+    if isinstance(config, SpeechLMConfig):
+        return _LOADING.format(packages=" ".join(packages))
+    return _LOADING_STOCK.format(model_class=(config.architectures or ["AutoModel"])[0])
+
+
+def _parts(config: Any, facts: RunFacts) -> str:
+    if not isinstance(config, SpeechLMConfig):
+        started = ", ".join(facts.base_models.values())
+        return _table(["family", "started from"], [[config.model_type, started]])
     towers: dict[str, Any] = {
         "speech encoder": config.audio_config,
         "language model": config.text_config,

@@ -11,7 +11,8 @@ from typing import Any
 from otreg.export.card import check_licence, model_card
 from otreg.export.code import auto_map, code_files, required_packages
 from otreg.export.facts import run_facts
-from otreg.model.loading import load_model
+from otreg.integrations.loading import load_speech_lm
+from otreg.model import SpeechLMForConditionalGeneration
 
 __all__ = ["export_model"]
 
@@ -24,10 +25,12 @@ def export_model(
     *,
     licence: str | None = None,
     results: str | Path | None = None,
+    trust_remote_code: bool = False,
 ) -> Path:
     """Write the model of a run as a folder that Auto classes load, with otreg and without it.
 
-    LoRA is merged into the weights. Optimizer states, audio, manifests and results stay behind: the
+    A model of others is written as its family is, and needs no code of ours. LoRA is merged into the
+    weights. Optimizer states, audio, manifests and results stay behind: the
     model is loaded and saved anew. The folder is there whole, or not at all.
 
     Args:
@@ -37,6 +40,7 @@ def export_model(
             missing.
         results: results of `otreg evaluate` for the card; None = the run's results.json, where
             there is one.
+        trust_remote_code: see `otreg.integrations.load`.
 
     Returns:
         The folder.
@@ -50,11 +54,12 @@ def export_model(
         raise ValueError(f"expected a new or empty folder to export to, {str(out)!r} is not empty")
     if licence is not None:
         check_licence(licence)
-    model, processor = load_model(str(run))
+    model, processor = load_speech_lm(run, trust_remote_code=trust_remote_code)
     facts = run_facts(run, results=results)
-    model.merge_lora()
-    model.eval()
-    files = code_files()
+    own = isinstance(model, SpeechLMForConditionalGeneration)
+    if own:
+        model.merge_lora()
+    files = code_files() if own else {}
     card = model_card(model.config, facts, licence=licence, packages=required_packages(files))
     staging = out.with_name(f".{out.name}.{os.getpid()}.partial")
     shutil.rmtree(staging, ignore_errors=True)
@@ -64,8 +69,11 @@ def export_model(
         processor.save_pretrained(staging)
         for name, text in files.items():
             (staging / name).write_text(text, encoding="utf-8")
-        _change(staging / "config.json", auto_map("AutoConfig", "AutoModelForMultimodalLM"))
-        _change(staging / "processor_config.json", auto_map("AutoProcessor"))
+        _change(
+            staging / "config.json",
+            auto_map("AutoConfig", "AutoModelForMultimodalLM") if own else {},
+        )
+        _change(staging / "processor_config.json", auto_map("AutoProcessor") if own else {})
         (staging / "README.md").write_text(card, encoding="utf-8")
         if out.is_dir():
             out.rmdir()
@@ -77,8 +85,11 @@ def export_model(
 
 def _change(path: Path, classes: dict[str, str]) -> None:
     """Name the file of each Auto class in a configuration, and no folder of this machine."""
+    if not path.is_file():
+        return
     data = _without_places(json.loads(path.read_text(encoding="utf-8")))
-    data["auto_map"] = classes
+    if classes:
+        data["auto_map"] = classes
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
