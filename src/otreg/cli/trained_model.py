@@ -145,6 +145,10 @@ def transcribe(
             help="What two chunks share where a cut lies within speech. Default: 2.",
         ),
     ] = None,
+    min_silence_s: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", help="Shortest pause that counts as silence."),
+    ] = 0.2,
     batch_size: BatchSize = 16,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a chunk.")] = 200,
     device: Device = None,
@@ -165,7 +169,7 @@ def transcribe(
     if format not in FORMATS:
         raise ValueError(f"--format {format}: expected one of {', '.join(FORMATS)}")
     files = transcript_files(audio, out, format, SUFFIXES[format], overwrite=overwrite)
-    options = Options(chunking, max_chunk_s, overlap_s)
+    options = Options(chunking, max_chunk_s, overlap_s, min_silence_s)
     model, processor = _load(run, device)
     found = transcribe_recordings(
         model,

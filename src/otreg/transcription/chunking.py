@@ -20,7 +20,7 @@ from otreg.transcription.survey import FRAME_S
 
 POLICIES = ("silence", "fixed")
 MIN_SILENCE_S = 0.2
-"""A pause between words is longer, the closure of a stop consonant shorter."""
+"""Pauses between phrases are longer, the closures of stop consonants shorter."""
 
 _QUIETER_THAN_SPEECH_DB = 35.0
 _ABOVE_NOISE_DB = 6.0
@@ -47,19 +47,25 @@ class Chunk:
 
 
 def chunks_at_silence(
-    levels_db: np.ndarray, duration_s: float, *, max_s: float, overlap_s: float
+    levels_db: np.ndarray,
+    duration_s: float,
+    *,
+    max_s: float,
+    overlap_s: float,
+    min_silence_s: float = MIN_SILENCE_S,
 ) -> list[Chunk]:
     """Cut a recording in its pauses.
 
     A chunk ends in the second half of what it may be, within the longest silence that is there, at
-    the quietest place of it. Without a silence of MIN_SILENCE_S it ends at the quietest instant, and
-    goes on for half of the overlap, while the next one starts half of it earlier.
+    the quietest place of it. Without a silence it ends at the quietest instant, and goes on for half of
+    the overlap, while the next one starts half of it earlier.
 
     Args:
         levels_db: (frames,) of 20 ms each, from `measure_levels`.
         duration_s: of the recording.
         max_s: longest chunk.
         overlap_s: what two chunks share around a cut within speech; at most half of max_s.
+        min_silence_s: shortest silence; what is shorter counts as speech.
 
     Returns:
         The chunks in order; one, where the recording is short enough.
@@ -75,7 +81,7 @@ def chunks_at_silence(
     while duration_s - start_s > max_s:
         first_s = start_s + max_s / 2
         last_s = min(start_s + max_s, duration_s - max_s / 8)  # leaves no crumb for the last chunk
-        cut_s = _cut_in_silence(levels_db, first_s, last_s, threshold_db)
+        cut_s = _cut_in_silence(levels_db, first_s, last_s, threshold_db, min_silence_s)
         if cut_s is not None:
             chunks.append(Chunk(start_s, cut_s, "silence"))
             start_s = cut_s
@@ -143,10 +149,14 @@ def silence_threshold_db(levels_db: np.ndarray) -> float:
 
 
 def _cut_in_silence(
-    levels_db: np.ndarray, first_s: float, last_s: float, threshold_db: float
+    levels_db: np.ndarray,
+    first_s: float,
+    last_s: float,
+    threshold_db: float,
+    min_silence_s: float,
 ) -> float | None:
-    """The best place to cut between two times where all of MIN_SILENCE_S around it is silent."""
-    centres, around = _windows(levels_db, first_s, last_s, MIN_SILENCE_S)
+    """The best place to cut between two times in a silence that is long enough."""
+    centres, around = _windows(levels_db, first_s, last_s, min_silence_s)
     if not len(centres):
         return None
     silent = around.max(1) <= threshold_db
@@ -177,7 +187,7 @@ def _windows(
         sides.
 
     """
-    half = round(length_s / FRAME_S / 2)
+    half = max(1, math.ceil(length_s / FRAME_S / 2 - 1e-6))
     first = max(math.ceil(first_s / FRAME_S - 1e-6), half)
     last = min(math.floor(last_s / FRAME_S + 1e-6), len(levels_db) - half)
     if last < first:

@@ -17,6 +17,7 @@ from otreg.model.features import longest_audio_s
 from otreg.model.generation import Transcription
 from otreg.model.generation import transcribe as decode
 from otreg.transcription.chunking import (
+    MIN_SILENCE_S,
     POLICIES,
     Chunk,
     check_lengths,
@@ -44,17 +45,21 @@ class Options:
         max_chunk_s: longest chunk; None = 25 s, or what the model takes, if that is less.
         overlap_s: what two chunks share where they overlap; None = 2 s, at most a quarter of a
             chunk.
+        min_silence_s: shortest pause that "silence" cuts in without an overlap.
 
     Raises:
-        ValueError: another policy.
+        ValueError: another policy, or a pause of no length.
 
     """
 
     policy: str = "silence"
     max_chunk_s: float | None = None
     overlap_s: float | None = None
+    min_silence_s: float = MIN_SILENCE_S
 
     def __post_init__(self) -> None:
+        if not 0 < self.min_silence_s < float("inf"):
+            raise ValueError(f"min_silence_s must be above 0, received {self.min_silence_s:g}")
         if self.policy not in POLICIES:
             raise ValueError(f"policy must be {' or '.join(POLICIES)}, received {self.policy!r}")
 
@@ -149,7 +154,7 @@ def transcribe_recordings(
     waiting = deque(zip(recordings, works, strict=True))
     more = {"device": device} if device is not None else {}
     with tempfile.TemporaryDirectory(prefix="otreg-") as folder, _bar(works, progress) as bar:
-        pieces = _pieces(works, options.policy, max_s, overlap_s, folder)
+        pieces = _pieces(works, options, max_s, overlap_s, folder)
         while group := list(islice(pieces, _BATCHES_IN_A_GROUP * batch_size)):
             heard = recognise(
                 model,
@@ -180,7 +185,7 @@ def transcribe_recordings(
 
 
 def _pieces(
-    works: Sequence[_Work], policy: str, max_s: float, overlap_s: float, folder: str
+    works: Sequence[_Work], options: Options, max_s: float, overlap_s: float, folder: str
 ) -> Iterator[tuple[_Work, Chunk, Utterance]]:
     """The chunks of all recordings as utterances; a recording is surveyed when its turn comes."""
     for work in works:
@@ -192,13 +197,17 @@ def _pieces(
         if found.audio != work.recording.audio:
             work.copy = found.audio
         shorter_s = max_s - _ROUNDING_S
-        if policy == "fixed":
+        if options.policy == "fixed":
             work.chunks = chunks_of_fixed_length(
                 found.duration_s, max_s=shorter_s, overlap_s=overlap_s
             )
         else:
             work.chunks = chunks_at_silence(
-                found.levels_db, found.duration_s, max_s=shorter_s, overlap_s=overlap_s
+                found.levels_db,
+                found.duration_s,
+                max_s=shorter_s,
+                overlap_s=overlap_s,
+                min_silence_s=options.min_silence_s,
             )
         for number, chunk in enumerate(work.chunks, 1):
             piece = replace(
