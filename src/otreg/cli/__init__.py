@@ -9,7 +9,8 @@ from otreg.cli import (  # the commands register themselves
     prepare,
     train,
     trained_model,
+    transcribe,
 )
 from otreg.cli.application import main
 
-__all__ = ["demo", "main", "miniature", "prepare", "train", "trained_model"]
+__all__ = ["demo", "main", "miniature", "prepare", "train", "trained_model", "transcribe"]
