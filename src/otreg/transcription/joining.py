@@ -30,13 +30,21 @@ class Seam:
     matched: bool
 
 
-def join(left: str, right: str, *, overlap_s: float, language: str = "") -> Seam:
+def join(
+    left: str,
+    right: str,
+    *,
+    overlap_s: float,
+    language: str = "",
+    words_per_s: float | None = None,
+) -> Seam:
     """Take out of two texts what both have of the sound that they share.
 
     The end of the left text is aligned with the start of the right one: of all pairs of an end of
     i words and a start of j words, the pair with the most in common, i + j - 2 d, where d is their
-    Levenshtein distance. The cut lies at the middle one of the words on which both agree: before it
-    the left text is right, for it heard them whole; after it the right one.
+    Levenshtein distance; less half of |i + j - 2 e| where e, the number of words to expect, is
+    known. The cut lies at the middle one of the words on which both agree: before it the left text is
+    right, for it heard them whole; after it the right one.
 
     Where an overlap holds nothing but one word said several times over, it cannot be seen how often
     it was said; it is then kept as often as it was in the text that has it more often.
@@ -45,6 +53,8 @@ def join(left: str, right: str, *, overlap_s: float, language: str = "") -> Seam
         left, right: what was recognised in two chunks.
         overlap_s: sound that both share, in seconds; 0 = the texts are kept as they are.
         language: code; in languages without spaces characters are aligned in place of words.
+        words_per_s: how fast these two were spoken (characters a second, in languages without
+            spaces); an overlap holds at most half as many more. None = as fast as one can speak.
 
     Returns:
         What is kept of both.
@@ -57,6 +67,8 @@ def join(left: str, right: str, *, overlap_s: float, language: str = "") -> Seam
 
     by_character = is_character_language(language)
     rate = _CHARACTERS_PER_S if by_character else _WORDS_PER_S
+    if words_per_s is not None:
+        rate = min(rate, 1.5 * words_per_s)
     most = math.ceil(rate * overlap_s) + _BROKEN
     spans = [_tokens(text, by_character) for text in (left, right)]
     tail, head = spans[0][-most:], spans[1][:most]
@@ -64,20 +76,20 @@ def join(left: str, right: str, *, overlap_s: float, language: str = "") -> Seam
         return Seam(left.strip(), right.strip(), True)
     ends = [_key(left[start:end]) for start, end in tail]
     starts = [_key(right[start:end]) for start, end in head]
-    best = max(
-        (
-            (i + j - 2 * Levenshtein.distance(ends[-i:], starts[:j]), -abs(i - j), -i, i, j)
-            for i in range(1, len(ends) + 1)
-            for j in range(1, len(starts) + 1)
-        ),
-    )
-    score, i, j = best[0], best[3], best[4]
+
+    def score(i: int, j: int) -> float:
+        unlike = Levenshtein.distance(ends[-i:], starts[:j])
+        unexpected = 0.0 if words_per_s is None else abs(i + j - 2 * words_per_s * overlap_s)
+        return i + j - 2 * unlike - unexpected / 2
+
+    pairs = [(i, j) for i in range(1, len(ends) + 1) for j in range(1, len(starts) + 1)]
+    i, j = max(pairs, key=lambda pair: (score(*pair), -abs(pair[0] - pair[1]), -pair[0]))
     agreed = [
         (len(ends) - i + block.a + step, block.b + step)
         for block in Levenshtein.editops(ends[-i:], starts[:j]).as_matching_blocks()
         for step in range(block.size)
     ]
-    if score <= 0 or not agreed:
+    if score(i, j) <= 0 or not agreed:
         return Seam(left.strip(), right.strip(), False)
     last, first = agreed[len(agreed) // 2]
     return Seam(left[: tail[last][1]].strip(), right[head[first][1] :].strip(), True)
@@ -106,6 +118,11 @@ def join_texts(texts: Sequence[str], language: str = "") -> str:
         joined += " " if joined and text and (latin or not by_character) else ""
         joined += text
     return joined
+
+
+def count_words(text: str, language: str = "") -> int:
+    """How many words a text has; characters, in languages without spaces."""
+    return len(_tokens(text, is_character_language(language)))
 
 
 def _tokens(text: str, by_character: bool) -> list[tuple[int, int]]:

@@ -24,7 +24,7 @@ from otreg.transcription.chunking import (
     chunks_at_silence,
     chunks_of_fixed_length,
 )
-from otreg.transcription.joining import join
+from otreg.transcription.joining import count_words, join
 from otreg.transcription.survey import survey
 from otreg.transcription.transcripts import Segment, Transcript
 
@@ -238,13 +238,22 @@ def _bar(works: Sequence[_Work], progress: bool) -> Any:
 def _segments(work: _Work, language: str) -> tuple[Segment, ...]:
     """The texts of a recording's chunks, joined, each with its share of the time."""
     texts = [result.hypothesis for result in work.heard]
+    speeds = [
+        count_words(text, language) / (chunk.end_s - chunk.start_s)
+        for text, chunk in zip(texts, work.chunks, strict=True)
+    ]
     matched: list[bool | None] = [None] * len(texts)
     starts = [chunk.start_s for chunk in work.chunks]
     ends = [chunk.end_s for chunk in work.chunks]
-    for number in range(len(texts) - 1):
-        shared_s = ends[number] - starts[number + 1]
-        if work.chunks[number].cut == "overlap":
-            seam = join(texts[number], texts[number + 1], overlap_s=shared_s, language=language)
+    for number, chunk in enumerate(work.chunks):
+        if chunk.cut == "overlap":
+            shared_s = ends[number] - starts[number + 1]
+            seam = join(
+                *texts[number : number + 2],
+                overlap_s=shared_s,
+                language=language,
+                words_per_s=max(speeds[number : number + 2]),
+            )
             texts[number : number + 2] = seam.left, seam.right
             matched[number] = seam.matched
             ends[number] = starts[number + 1] = ends[number] - shared_s / 2
