@@ -7,9 +7,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import planted
 import pytest
-from planted import HANZI, WORDS, Recogniser, pause, speak, write
+import spoken_words
+from spoken_words import HANZI, WORDS, Recogniser, pause, speak, write
 
 from otreg.data.audio import AudioError
 from otreg.transcription import Options, Transcript, transcribe_recordings
@@ -52,7 +52,7 @@ def talk(tmp_path: Path) -> tuple[Path, list[str]]:
     """Sentences of 1 to 6 words with pauses of 0.25 to 1 s, a minute long."""
     rng = np.random.default_rng(0)
     words, parts = [], [pause(0.4)]
-    while sum(map(len, parts)) < 60 * planted.RATE_HZ:
+    while sum(map(len, parts)) < 60 * spoken_words.RATE_HZ:
         sentence = words_of(rng, int(rng.integers(1, 7)))
         words += sentence
         parts += [speak(sentence), pause(rng.uniform(0.25, 1))]

@@ -6,9 +6,9 @@ import weakref
 from pathlib import Path
 
 import numpy as np
-import planted
 import pytest
 import soundfile
+import spoken_words
 
 from otreg.data.audio import AudioError, load_audio, stream_audio
 from otreg.data.utterance import Utterance
@@ -56,7 +56,7 @@ def test_one_block_is_held_at_a_time_whatever_the_length(minutes: int) -> None:
 def test_a_file_is_streamed_in_blocks_of_one_size(tmp_path: Path, name: str) -> None:
     sizes = []
     for seconds in (20, 80):
-        path = planted.write(tmp_path / name, np.zeros(seconds * 44_100), rate_hz=16_000)
+        path = spoken_words.write(tmp_path / name, np.zeros(seconds * 44_100), rate_hz=16_000)
         blocks = [len(block) for block in stream_audio(span(path))]
         assert sum(blocks) == seconds * 44_100
         sizes.append(max(blocks))
@@ -117,7 +117,7 @@ def test_a_copy_holds_the_samples_of_an_ogg_file_even_beyond_full_scale(tmp_path
 
 
 def test_a_full_disk_is_an_error_with_the_remedy(tmp_path: Path, monkeypatch) -> None:
-    path = planted.write(tmp_path / "a.ogg", planted.speak(["ant"]))
+    path = spoken_words.write(tmp_path / "a.ogg", spoken_words.speak(["ant"]))
 
     def full(self, data):
         if self.mode == "w":
