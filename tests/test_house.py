@@ -25,6 +25,7 @@ ROOMS: dict[str, set[str]] = {
     "integrations": {"objectives", "model", "data", "pair", "forwards"},
     "prepare": {"model", "data", "objectives", "pair", "forwards"},
     "synthetic": {"model", "data"},
+    "transcription": {"model", "data"},
     "evaluation": {"transport", "pair", "objectives", "forwards", "model", "data"},
     "training": {"pair", "objectives", "forwards", "integrations", "model", "data", "prepare"},
     "export": {"integrations", "model", "data", "evaluation", "training"},
@@ -34,8 +35,8 @@ ROOMS: dict[str, set[str]] = {
         *("prepare", "synthetic", "evaluation", "training"),
     },
     "cli": {
-        *("data", "model", "integrations", "prepare", "synthetic", "evaluation"),
-        *("training", "experiment", "export"),
+        *("data", "model", "integrations", "prepare", "synthetic", "transcription"),
+        *("evaluation", "training", "experiment", "export"),
     },
 }
 

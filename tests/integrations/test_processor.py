@@ -19,6 +19,7 @@ from otreg.evaluation.evaluate import evaluate_model
 from otreg.forwards import port_of, run_forwards
 from otreg.integrations import ForeignPort, TranscriptionCollator
 from otreg.integrations.processor import ForeignProcessor
+from otreg.model.features import longest_audio_s
 from otreg.model.generation import decode, transcribe
 from otreg.objectives import OTReg
 
@@ -146,3 +147,14 @@ def test_views_are_of_the_port(load: Any, recordings: list[Utterance]) -> None:
         pair.token_ids[0][pair.text_mask[0]].tolist() == processor.tokenizer(TEXTS[0])["input_ids"]
     )
     assert torch.isfinite(OTReg()(pair).loss).all()
+
+
+def test_how_much_a_processor_hears_is_found_by_trying(load: Any) -> None:
+    longest = {}
+    for name in ("qwen2_audio", "voxtral", "qwen3_asr"):
+        family, model, processor = load(name)
+        with family.stand_in():
+            ours = ForeignProcessor(ForeignPort(model, processor=processor), processor)
+            longest[name] = longest_audio_s(ours)
+    assert longest["qwen2_audio"] == 4.0  # the tiny extractor's n_samples are 64000
+    assert longest["voxtral"] is None

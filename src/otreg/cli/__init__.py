@@ -10,7 +10,8 @@ from otreg.cli import (  # the commands register themselves
     prepare,
     train,
     trained_model,
+    transcribe,
 )
 from otreg.cli.application import main
 
-__all__ = ["demo", "export", "main", "miniature", "prepare", "train", "trained_model"]
+__all__ = ["demo", "export", "main", "miniature", "prepare", "train", "trained_model", "transcribe"]

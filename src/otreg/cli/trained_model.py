@@ -1,4 +1,4 @@
-"""`otreg evaluate`, `transcribe`, `align` and `report`: what is done with a trained model."""
+"""`otreg evaluate`, `align` and `report`: what is done with a trained model."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def evaluate(
 
     compared = find_normalizer(normalizer, spelling_map=spelling_map)
     out = out or run / "results.json"
-    model, processor = _load(run, device, trust_remote_code)
+    model, processor = load(run, device, trust_remote_code)
     facts = _run_facts(run)
     own = facts.pop("seed", 0)
     seed = own if seed is None else seed
@@ -124,37 +124,6 @@ def evaluate(
     typer.echo(f"results: {out}")
 
 
-@app.command(epilog="Example: otreg transcribe runs/digits one.wav two.flac")
-def transcribe(
-    run: Run,
-    audio: Annotated[list[Path], typer.Argument(help="Sound files: wav, flac, ogg, mp3.")],
-    language: Annotated[
-        str, typer.Option(help="Language code, for prompts that name the language.")
-    ] = "",
-    batch_size: BatchSize = 16,
-    max_new_tokens: MaxTokens = 200,
-    device: Device = None,
-    trust_remote_code: TrustRemoteCode = False,
-) -> None:
-    """Write what is said in sound files: one line each, the file's name, a tab, the transcript."""
-    for path in audio:
-        if not path.is_file():
-            raise ValueError(f"no such sound file: {str(path)!r}")
-    from otreg.data.manifest import Utterance
-    from otreg.model.generation import transcribe as decode
-
-    utterances = [
-        Utterance(f"{number}: {path}", path.resolve(), language=language)
-        for number, path in enumerate(audio, 1)
-    ]
-    model, processor = _load(run, device, trust_remote_code)
-    done = decode(
-        model, processor, utterances, batch_size=batch_size, max_new_tokens=max_new_tokens
-    )
-    for path, result in zip(audio, done, strict=True):
-        typer.echo(f"{path}\t{result.hypothesis}")
-
-
 @app.command(epilog="Example: otreg align runs/digits test.jsonl --out plans --limit 5")
 def align(
     run: Run,
@@ -176,7 +145,7 @@ def align(
     from otreg.evaluation.evaluate import align as compute
 
     utterances = read_manifest(manifest, root=root)[:limit]
-    model, processor = _load(run, device, trust_remote_code)
+    model, processor = load(run, device, trust_remote_code)
     out.mkdir(parents=True, exist_ok=True)
     names: set[str] = set()
     for record in compute(model, processor, utterances):
@@ -227,7 +196,7 @@ def report(
     typer.echo(f"report: {out}")
 
 
-def _load(run: Path, device: str | None, trust_remote_code: bool) -> tuple[Any, Any]:
+def load(run: Path, device: str | None, trust_remote_code: bool) -> tuple[Any, Any]:
     """The model of a run on the device asked for, and its processor."""
     from otreg.integrations.loading import load_speech_lm
 

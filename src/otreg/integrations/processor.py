@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from otreg.integrations.port import OURS, ForeignPort
 
 REQUEST_FILE = "otreg_request.json"
 _END_SAMPLES = SAMPLE_RATE_HZ // 4
-_SURELY_HEARD_SAMPLES = 20 * SAMPLE_RATE_HZ
+_SURELY_HEARD_SAMPLES = 20 * SAMPLE_RATE_HZ  # not tried again and again for short utterances
+_PROBE_SAMPLES = SAMPLE_RATE_HZ // 4
+_LONGEST_PROBE_SAMPLES = 600 * SAMPLE_RATE_HZ
 
 
 class ForeignProcessor:
@@ -44,6 +47,7 @@ class ForeignProcessor:
         self.tokenizer = processor.tokenizer
         self.pad_token_id = self.collator.pad_token_id
         self._heard: dict[int, bool] = {}
+        self._longest_s: float | None = None
 
     def features(self, samples: np.ndarray) -> np.ndarray:
         """(samples,) as they are.
@@ -51,7 +55,7 @@ class ForeignProcessor:
         Raises:
             ValueError: the model's processor would leave their end out.
         """
-        if not self._hears_to_the_end(len(samples)):
+        if len(samples) > _SURELY_HEARD_SAMPLES and not self._hears_to_the_end(len(samples)):
             raise ValueError(
                 f"it holds {len(samples) / SAMPLE_RATE_HZ:.1f} s, and "
                 f"{type(self.processor).__name__} leaves out the end of audio that long; split it "
@@ -145,15 +149,30 @@ class ForeignProcessor:
         asked = {"request": self.request, "options": self.options}
         (Path(folder) / REQUEST_FILE).write_text(json.dumps(asked) + "\n", encoding="utf-8")
 
+    def longest_audio_s(self) -> float | None:
+        """The longest audio of which the processor leaves nothing out, in seconds; None = any.
+
+        Found by trying, to a quarter of a second: processors do not say it.
+        """
+        if self._longest_s is None:
+            short, long = 0, 1 * _PROBE_SAMPLES
+            while long <= _LONGEST_PROBE_SAMPLES and self._hears_to_the_end(long):
+                short, long = long, 2 * long
+            while long <= _LONGEST_PROBE_SAMPLES and long - short > _PROBE_SAMPLES:
+                middle = (short + long) // (2 * _PROBE_SAMPLES) * _PROBE_SAMPLES
+                heard = self._hears_to_the_end(middle)
+                short, long = (middle, long) if heard else (short, middle)
+            self._longest_s = short / SAMPLE_RATE_HZ if long <= _LONGEST_PROBE_SAMPLES else math.inf
+        return None if math.isinf(self._longest_s) else self._longest_s
+
     def _hears_to_the_end(self, num_samples: int) -> bool:
         """Whether another end of the audio makes another batch: some processors cut without a word."""
-        if num_samples <= _SURELY_HEARD_SAMPLES:
-            return True
         if num_samples not in self._heard:
             quiet = np.zeros(num_samples, dtype=np.float32)
             quiet[0] = 1  # a peak in both: log-mel features are scaled by theirs
             loud = quiet.copy()
-            loud[-_END_SAMPLES:] = np.resize([0.5, -0.5], _END_SAMPLES)
+            end = min(_END_SAMPLES, num_samples - 1)
+            loud[num_samples - end :] = np.resize([0.5, -0.5], end)
             first, second = (self.collator.prompts([samples]) for samples in (quiet, loud))
             self._heard[num_samples] = any(
                 not torch.equal(value, second[name])

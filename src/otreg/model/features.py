@@ -109,6 +109,23 @@ def num_feature_frames(feature_extractor: Any, num_samples: int) -> int:
     return len(extract_features(feature_extractor, np.zeros(num_samples, dtype=np.float32)))
 
 
+def longest_audio_s(processor: Any) -> float | None:
+    """Give the most audio that a model takes at once, in seconds; None where it takes any.
+
+    Args:
+        processor: the model's. One that has a `longest_audio_s()` of its own says it, as that of a
+            model of others does; else its feature extractor does.
+    """
+    own = getattr(processor, "longest_audio_s", None)
+    if own is not None:
+        longest: float | None = own()
+        return longest
+    feature_extractor: Any = getattr(processor, "feature_extractor", None)
+    if not is_whisper(feature_extractor):
+        return None
+    return float(feature_extractor.n_samples / SAMPLE_RATE_HZ)
+
+
 def is_whisper(feature_extractor: Any) -> bool:
     """Tell whether a feature extractor pads to a fixed length, as Whisper's does."""
     return hasattr(feature_extractor, "nb_max_frames") and hasattr(feature_extractor, "hop_length")
@@ -135,5 +152,6 @@ def _check_length(extractor: Any, num_samples: int) -> None:
         raise ValueError(
             f"the audio lasts {num_samples / SAMPLE_RATE_HZ:.2f} s; this encoder takes at most "
             f"{extractor.n_samples / SAMPLE_RATE_HZ:.0f} s. Cut it into segments (start_s, end_s "
-            "in the manifest)"
+            "in the manifest): to train, data.long_audio=split or otreg prepare split; to transcribe, "
+            "otreg transcribe cuts by itself"
         )
