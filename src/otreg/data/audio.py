@@ -6,13 +6,15 @@ passes over in silence (a cut WAV, Ogg or MP3 file, NaN samples, no samples) is 
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from otreg.data._containers import ContainerError, check_container
+from otreg.data.audio_bytes import AudioBytes
 from otreg.data.utterance import AudioSpan
 
 if TYPE_CHECKING:
@@ -135,13 +137,9 @@ def _open(span: AudioSpan) -> tuple[soundfile.SoundFile, int]:
 
     if span.audio is None:
         raise AudioError(f"{span.name} has no audio; expected an audio file")
-    path = Path(span.audio)
-    if not path.is_file():
-        raise _error(span, "does not exist or is no file; correct the path")
-    if path.stat().st_size == 0:
-        raise _error(span, "is empty (0 bytes); copy or make it again")
+    source = _source(span)
     try:
-        file = soundfile.SoundFile(path)
+        file = soundfile.SoundFile(source)
     except (soundfile.SoundFileError, OSError, TypeError) as error:
         raise _error(
             span, f"cannot be opened ({error}); expected an intact wav, flac, ogg or mp3 file"
@@ -152,7 +150,7 @@ def _open(span: AudioSpan) -> tuple[soundfile.SoundFile, int]:
                 span,
                 f"is {file.format}; expected wav, flac, ogg or mp3: convert it, e.g. to flac",
             )
-        counted = check_container(path, FORMATS[file.format])
+        counted = check_container(source, FORMATS[file.format])
         if counted is not None and counted > file.frames:
             raise ContainerError(
                 "varies its bitrate and has no Xing header, so it cannot be decoded in full; "
@@ -165,6 +163,24 @@ def _open(span: AudioSpan) -> tuple[soundfile.SoundFile, int]:
         file.close()
         raise
     return file, file.frames if counted is None else counted
+
+
+def _source(span: AudioSpan) -> Path | BinaryIO:
+    """What to open: a file that is there, or the bytes, which are not empty."""
+    if isinstance(span.audio, AudioBytes):
+        try:
+            content = span.audio.read()
+        except OSError as error:
+            raise _error(span, f"cannot be read ({error}); make it again") from error
+        size = len(content)
+    else:
+        path = Path(str(span.audio))
+        if not path.is_file():
+            raise _error(span, "does not exist or is no file; correct the path")
+        size = path.stat().st_size
+    if size == 0:
+        raise _error(span, "is empty (0 bytes); copy or make it again")
+    return io.BytesIO(content) if isinstance(span.audio, AudioBytes) else path
 
 
 def _info(

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from otreg.data._checks import describe
-from otreg.data._records import REQUIRED_KEYS, check_record, utterance_record
+from otreg.data.checks import describe
+from otreg.data.records import REQUIRED_KEYS, check_record, utterance_record
 from otreg.data.utterance import ManifestError, Utterance, Word
 
 __all__ = [
