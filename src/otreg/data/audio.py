@@ -24,6 +24,8 @@ SAMPLE_RATE_HZ = 16000
 MAX_DURATION_S = 600.0
 END_TOLERANCE_S = 0.01  # end_s may pass the file's end by this much: durations come rounded
 FORMATS = {"WAV": "wav", "WAVEX": "wav", "RF64": "wav", "FLAC": "flac", "OGG": "ogg", "MP3": "mp3"}
+SUFFIXES = ("wav", "flac", "ogg", "oga", "opus", "mp3")
+"""What the names of sound files end in."""
 
 _MIN_RATE_HZ, _MAX_RATE_HZ = 1000, 768000
 _BLOCK_SAMPLES = 1 << 18

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
@@ -12,8 +12,9 @@ from torch.utils.data import Dataset
 
 from otreg.data.audio import MAX_DURATION_S, SAMPLE_RATE_HZ, AudioError, audio_info, load_audio
 from otreg.data.interleave import Interleaving
-from otreg.data.manifest import ManifestError, Utterance, check_unique_ids, read_manifests
+from otreg.data.manifest import ManifestError, Utterance, check_unique_ids
 from otreg.data.segments import Clip, Row, Segment, row_of
+from otreg.data.sources.reading import Source, read_sources
 
 if TYPE_CHECKING:
     from otreg.data.encoder_cache import EncoderCache
@@ -60,7 +61,7 @@ class SpeechTextDataset(Dataset[Example]):
     of its clips, input_features or, with an encoder cache, encoder_hidden_states.
 
     Args:
-        data: manifests (paths), or utterances.
+        data: manifests (paths), other data (mappings, see `otreg.data.sources`), or utterances.
         processor: makes the features, see `Processor`.
         encoder_cache: outputs of the frozen encoder for all clips, from `build_encoder_cache`; the
             audio is then not decoded.
@@ -77,7 +78,7 @@ class SpeechTextDataset(Dataset[Example]):
 
     def __init__(
         self,
-        data: str | Path | Sequence[str | Path] | Sequence[Utterance],
+        data: Source | Sequence[Source] | Sequence[Utterance],
         processor: Processor,
         *,
         encoder_cache: EncoderCache | None = None,
@@ -206,13 +207,13 @@ def _check_frames(clip: Clip, num_speech_frames: int) -> None:
 
 
 def as_utterances(
-    data: str | Path | Iterable[str | Path] | Iterable[Utterance],
+    data: Source | Iterable[Source] | Iterable[Utterance],
     *,
     root: str | Path | None = None,
 ) -> list[Utterance]:
-    """Read manifests where paths are given; check that ids are unique and something is there."""
-    if isinstance(data, (str, Path)):
-        return read_manifests(data, root=root)
+    """Read data where paths or mappings are given; check that ids are unique, something is there."""
+    if isinstance(data, (str, Path, Mapping)):
+        return read_sources(data, root=root)
     items: list[Any] = list(data)
     if all(isinstance(item, Utterance) for item in items):
         if not items:
@@ -221,4 +222,4 @@ def as_utterances(
         return items
     if any(isinstance(item, Utterance) for item in items):
         raise ManifestError("expected manifests or utterances, received a mixture of both")
-    return read_manifests(items, root=root)
+    return read_sources(items, root=root)

@@ -53,7 +53,10 @@ class FileDigests:
         known = self._known.get(name)
         if known is None or known[:-1] != seen:
             content = file.read() if isinstance(file, AudioBytes) else None
-            known = [*seen, _sha256(name) if content is None else hashlib.sha256(content).hexdigest()]
+            known = [
+                *seen,
+                _sha256(name) if content is None else hashlib.sha256(content).hexdigest(),
+            ]
             self._known[name] = known
             self._saved = False
         return str(known[-1])
