@@ -9,7 +9,20 @@ import soundfile
 
 from otreg.data import Utterance, read_manifest, write_manifest
 
-WORDS = "alpha bravo charlie delta echo foxtrot grün süß Straße 007 null NA".split()
+WORDS = [
+    "alpha",
+    "bravo",
+    "charlie",
+    "delta",
+    "echo",
+    "foxtrot",
+    "grün",
+    "süß",
+    "Straße",
+    "007",
+    "null",
+    "NA",
+]
 FORMATS = [("wav", 16000, 1), ("flac", 22050, 2), ("wav", 8000, 1), ("ogg", 16000, 1)]
 LONG = "long.flac"
 

@@ -109,9 +109,7 @@ def expected_results(corpus, tiny):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_gives_the_same_batches_and_rows(
-    corpus, tiny, expected, expected_results, kind
-):
+def test_every_kind_gives_the_same_batches_and_rows(corpus, tiny, expected, expected_results, kind):
     utterances = read_source(corpus[1][kind])
     facts = [(u.id, u.text, u.language, u.speaker) for u in utterances]
     assert facts == [(u.id, u.text, u.language, u.speaker) for u in corpus[0]]

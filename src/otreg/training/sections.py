@@ -10,7 +10,8 @@ from pydantic import ConfigDict, Field, Strict
 from pydantic.dataclasses import dataclass
 
 from otreg.data.interleave import Interleaving
-from otreg.training.field_types import Count, Flag, Fraction, Name, NonNegative, Number, Paths
+from otreg.data.sources import is_stream
+from otreg.training.field_types import Count, Flag, Fraction, Name, NonNegative, Number, Sources
 
 STAGE_MODEL_KEYS = (
     "snap",
@@ -110,10 +111,12 @@ class DataConfig:
     """What the run reads.
 
     Args:
-        train: manifests (JSONL) to train on.
-        validation: manifests for the loss on held-out speech, at the end of every stage.
+        train: what to train on: manifests (JSONL), or mappings that name data of other kinds, see
+            docs/data.md.
+        validation: the same for the loss on held-out speech, at the end of every stage.
         root: folder that the audio paths of all manifests start from and stay in; None = each
             manifest's own folder.
+        shuffle_buffer: of a stream, utterances among which the next is drawn; 0 = in its order.
         cache_encoder: encode every utterance once and keep the frozen encoder's outputs on disk.
         cache_dir: where to keep them, to share between runs of one encoder; None = in the run
             folder.
@@ -121,13 +124,27 @@ class DataConfig:
         interleave: cut every utterance into written and spoken spans; its manifest needs `words`.
     """
 
-    train: Paths = dataclasses.field(default_factory=list)
-    validation: Paths = dataclasses.field(default_factory=list)
+    train: Sources = dataclasses.field(default_factory=list)
+    validation: Sources = dataclasses.field(default_factory=list)
     root: Path | None = None
+    shuffle_buffer: Annotated[int, Strict(), Field(ge=0)] = 1000
     cache_encoder: Flag = False
     cache_dir: Path | None = None
     cache_batch_size: Count = 16
     interleave: InterleaveConfig | None = None
+
+    def __post_init__(self) -> None:
+        if any(map(is_stream, self.validation)):
+            raise ValueError("validation needs all rows at once: drop streaming: true there")
+        if self.streams and len(self.train) > 1:
+            raise ValueError("a stream in train stands alone: give one source, or drop streaming")
+        if self.streams and self.cache_encoder:
+            raise ValueError("cache_encoder needs all rows at once: drop it, or streaming: true")
+
+    @property
+    def streams(self) -> bool:
+        """Whether the training data is a stream."""
+        return any(map(is_stream, self.train))
 
     def interleaving(self) -> Interleaving | None:
         """What cuts utterances into documents, None where rows stay as they are."""

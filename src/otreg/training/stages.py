@@ -15,7 +15,8 @@ from torch import nn
 from transformers import PrinterCallback, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
-from otreg.data import SpeechTextCollator, SpeechTextDataset, read_manifests
+from otreg.data import SpeechTextCollator, SpeechTextDataset, SpeechTextStream
+from otreg.data.sources import Source, read_sources
 from otreg.forwards import Reference
 from otreg.model import set_trainable
 from otreg.model.lora import lora_parameters
@@ -26,6 +27,7 @@ from otreg.training.callbacks import JsonLog, ProgressBar
 from otreg.training.config import RunConfig, StageConfig
 from otreg.training.objectives import WeightedObjective, build_objectives
 from otreg.training.run_folder import RunFolder
+from otreg.training.streams import training_stream
 from otreg.training.trainer import LOG_KEYS, SpeechLMTrainer, TrainingCollator
 from otreg.training.yaml_config import ConfigError
 
@@ -134,13 +136,13 @@ def _datasets(
     device: torch.device,
     *,
     progress: bool,
-) -> tuple[SpeechTextDataset, SpeechTextDataset | None]:
+) -> tuple[SpeechTextDataset | SpeechTextStream, SpeechTextDataset | None]:
     """The training set and, where there is one, the validation set."""
     if not config.data.train:
         raise ConfigError("data.train is missing: give manifests, e.g. data.train=train.jsonl")
 
-    def dataset(paths: Sequence[Path]) -> SpeechTextDataset:
-        utterances = read_manifests(paths, root=config.data.root)
+    def dataset(sources: Sequence[Source]) -> SpeechTextDataset:
+        utterances = read_sources(sources, root=config.data.root)
         cut = config.data.interleaving()
         found = SpeechTextDataset(utterances, processor, interleaving=cut)
         if not config.data.cache_encoder:
@@ -152,8 +154,9 @@ def _datasets(
 
     if config.data.cache_encoder:
         model.to(device)
-    validation = config.data.validation
-    return dataset(config.data.train), dataset(validation) if validation else None
+    train = config.data.train
+    train_set = training_stream(config, processor) if config.data.streams else dataset(train)
+    return train_set, dataset(config.data.validation) if config.data.validation else None
 
 
 def _enter_stage(config: RunConfig, stage: StageConfig, model: Any) -> None:
@@ -241,13 +244,13 @@ def _trainer(
     processor: Any,
     objectives: dict[str, WeightedObjective],
     reference: Reference | None,
-    train_set: SpeechTextDataset,
+    train_set: SpeechTextDataset | SpeechTextStream,
     validation_set: SpeechTextDataset | None,
     quiet: bool,
 ) -> SpeechLMTrainer:
     arguments = _training_arguments(config, stage, folder)
     sampler = None
-    if stage.max_tokens is not None:
+    if stage.max_tokens is not None and isinstance(train_set, SpeechTextDataset):
         micro_batches = stage.gradient_accumulation_steps * arguments.world_size
         sampler = EqualEpochs(
             train_set.lengths(),

@@ -52,7 +52,7 @@ def read_audiofolder(
     lines = _csv(metadata) if metadata.suffix == ".csv" else _jsonl(metadata)
     folder = metadata.parent.resolve()
     return gather(
-        _records(metadata, folder, lines, columns, language),
+        _records(folder, lines, columns, language),
         root=folder if root is None else Path(root).resolve(),
         name=str(metadata),
         drop_empty=drop_empty,
@@ -60,20 +60,17 @@ def read_audiofolder(
 
 
 def _records(
-    metadata: Path,
     folder: Path,
     lines: Iterator[tuple[str, dict[str, Any]]],
     columns: Columns,
     language: str | None,
 ) -> Iterator[tuple[str, Record]]:
-    found: dict[str, str] | None = None
     for where, line in lines:
         name = next((key for key in _FILE_NAMES if key in line), None)
         if name is None:
             raise ManifestError(f"{where}: no key 'file_name'; an audio folder's metadata needs it")
         known = {"audio": line[name]} | {key: value for key, value in line.items() if key != name}
-        if found is None:
-            found = find_columns(columns, known, str(metadata), language=language)
+        found = find_columns(columns, known, where, language=language)
         record: Record = {"language": language} if language is not None else {}
         for field, column in found.items():
             value = known.get(column)
@@ -85,7 +82,7 @@ def _records(
 
 
 def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The lines of a CSV file with a line of names; every value is a string, as it stands there."""
+    """The lines of a CSV file with a line of names; values are strings, None where empty."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         try:
@@ -96,9 +93,9 @@ def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                         f"{where}: expected {len(reader.fieldnames or ())} fields, as many as the first "
                         "line names"
                     )
-                record: dict[str, Any] = dict(line)
+                record: dict[str, Any] = {key: value or None for key, value in line.items()}
                 for key in ("start_s", "end_s"):
-                    if key in record:
+                    if record.get(key) is not None:
                         record[key] = _seconds(record[key], key, where)
                 yield where, record
         except (csv.Error, UnicodeDecodeError) as error:
@@ -107,9 +104,9 @@ def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             ) from error
 
 
-def _seconds(value: str, key: str, where: str) -> float | None:
+def _seconds(value: str, key: str, where: str) -> float:
     try:
-        return float(value) if value.strip() else None
+        return float(value)
     except ValueError:
         raise ManifestError(f"{where}: {key!r} must be seconds, received {value!r}") from None
 

@@ -119,15 +119,15 @@ def is_stream(source: Source) -> bool:
     return isinstance(source, Mapping) and bool(source.get("streaming"))
 
 
-def open_stream(source: Source) -> UtteranceStream:
-    """Open a source that is streamed, `streaming: true`.
+def open_stream(source: Source, *, root: str | Path | None = None) -> UtteranceStream:
+    """Open a source that is streamed, `streaming: true`; root as in `read_source`.
 
     Raises:
         ManifestError: it cannot be read, or is not to be streamed.
         ImportError: the package that reads this type is missing.
 
     """
-    found = _read(source, None)
+    found = _read(source, root)
     if not isinstance(found, UtteranceStream):
         raise ManifestError(f"{source} is not streamed; set streaming: true, or use read_source")
     return found
