@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from otreg.data.audio_bytes import Audio, MemoryAudio
 from otreg.data.manifest import audio_root
 from otreg.data.sources.gather import Record, gather, import_extra
 from otreg.data.utterance import ManifestError, Utterance
@@ -93,7 +92,7 @@ def _records(
         yield where, record | {"words": _words(said), "custom": cut.custom or None}
 
 
-def _audio(cut: Any, where: str) -> tuple[Audio | str, float | None, float | None]:
+def _audio(cut: Any, where: str) -> tuple[str, float | None, float | None]:
     """The cut's audio as a manifest names it, and its span of it; all of it has no span."""
     recording = cut.recording
     if recording is None:
@@ -114,16 +113,12 @@ def _audio(cut: Any, where: str) -> tuple[Audio | str, float | None, float | Non
             "channels of a file: write the channel to a file with CutSet.save_audios"
         )
     source = recording.sources[0]
-    audio: Audio | str
-    if source.type == "file":
-        audio = str(source.source)
-    elif source.type == "memory" and isinstance(source.source, bytes):
-        audio = MemoryAudio(f"{where}: recording {recording.id!r}", source.source)
-    else:
+    if source.type != "file":
         raise ManifestError(
             f"{where}: its recording is a {source.type} ({str(source.source)[:80]!r}), which otreg "
             "neither runs nor downloads; write it to a file with CutSet.save_audios"
         )
+    audio = str(source.source)
     if cut.start == 0 and cut.num_samples == recording.num_samples:
         return audio, None, None
     return audio, float(cut.start), float(cut.end)
