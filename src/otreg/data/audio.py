@@ -9,12 +9,13 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from otreg.data._containers import ContainerError, check_container
 from otreg.data.audio_bytes import AudioBytes
+from otreg.data.av_audio import HEAD_BYTES, AvFile, recognised
 from otreg.data.utterance import AudioSpan
 
 if TYPE_CHECKING:
@@ -24,12 +25,13 @@ SAMPLE_RATE_HZ = 16000
 MAX_DURATION_S = 600.0
 END_TOLERANCE_S = 0.01  # end_s may pass the file's end by this much: durations come rounded
 FORMATS = {"WAV": "wav", "WAVEX": "wav", "RF64": "wav", "FLAC": "flac", "OGG": "ogg", "MP3": "mp3"}
-SUFFIXES = ("wav", "flac", "ogg", "oga", "opus", "mp3")
+FORMATS |= {"M4A": "m4a", "WEBM": "webm", "AAC": "aac"}  # by PyAV, see `otreg.data.av_audio`
+SUFFIXES = ("wav", "flac", "ogg", "oga", "opus", "mp3", "m4a", "mp4", "webm", "aac")
 """What the names of sound files end in."""
 
 _MIN_RATE_HZ, _MAX_RATE_HZ = 1000, 768000
 _BLOCK_SAMPLES = 1 << 18
-_UNSEEKABLE = ("ogg", "mp3")
+_UNSEEKABLE = ("ogg", "mp3", "m4a", "webm", "aac")
 _MAX_UNSEEKABLE_SAMPLES = 1 << 28  # 1 GiB as float32
 
 
@@ -140,6 +142,12 @@ def _open(span: AudioSpan) -> tuple[soundfile.SoundFile, int]:
     if span.audio is None:
         raise AudioError(f"{span.name} has no audio; expected an audio file")
     source = _source(span)
+    if kind := recognised(_head(source)):
+        try:
+            decoded: Any = AvFile(source, kind)
+        except ContainerError as error:
+            raise _error(span, str(error)) from error
+        return decoded, decoded.frames
     try:
         file = soundfile.SoundFile(source)
     except (soundfile.SoundFileError, OSError, TypeError) as error:
@@ -183,6 +191,16 @@ def _source(span: AudioSpan) -> Path | BinaryIO:
     if size == 0:
         raise _error(span, "is empty (0 bytes); copy or make it again")
     return io.BytesIO(content) if isinstance(span.audio, AudioBytes) else path
+
+
+def _head(source: Path | BinaryIO) -> bytes:
+    """The first bytes of what is to be opened; its position stays."""
+    if isinstance(source, Path):
+        with open(source, "rb") as file:
+            return file.read(HEAD_BYTES)
+    head = source.read(HEAD_BYTES)
+    source.seek(0)
+    return head
 
 
 def _info(
@@ -246,7 +264,8 @@ def _decode(file: soundfile.SoundFile, info: AudioInfo, span: AudioSpan) -> np.n
                     break
                 mono[done : done + len(block)] = block
                 done += len(block)
-    except (RuntimeError, OSError) as error:  # soundfile.LibsndfileError is a RuntimeError
+    # soundfile.LibsndfileError is a RuntimeError
+    except (RuntimeError, OSError, ContainerError) as error:
         at_s = (info.start + done) / info.sample_rate_hz
         raise _error(
             span, f"cannot be decoded at {at_s:.3f} s ({error}); copy or make it again"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from otreg.data.audio import FORMATS
 from otreg.data.audio_bytes import AudioBytes
+from otreg.data.av_audio import HEAD_BYTES, recognised
 from otreg.data.manifest import write_manifest
 from otreg.data.utterance import ManifestError, Utterance
 
@@ -43,10 +44,11 @@ def _with_file(utterance: Utterance, folder: Path) -> Utterance:
 
     content = utterance.audio.read()
     try:
-        kind = FORMATS[soundfile.info(io.BytesIO(content)).format]
+        format = recognised(content[:HEAD_BYTES]) or soundfile.info(io.BytesIO(content)).format
+        kind = FORMATS[format]
     except (soundfile.SoundFileError, KeyError) as error:
         raise ManifestError(
-            f"{utterance.name}: audio {utterance.audio} is no wav, flac, ogg or mp3: {error}"
+            f"{utterance.name}: audio {utterance.audio} is no sound file that otreg reads: {error}"
         ) from error
     plain = re.sub(r"[^\w.-]+", "_", utterance.id).strip("._")[:80]
     file = folder / f"{plain}-{hashlib.sha256(content).hexdigest()[:12]}.{kind}"
