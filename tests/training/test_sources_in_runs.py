@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,6 @@ def test_a_run_on_a_stream_resumes_where_it_was(place: Path, tmp_path: Path) -> 
     whole = weights(train(config_from_dict(data), tmp_path / "whole", quiet=True))
     folder = tmp_path / "cut"
     train(config_from_dict(data), folder, quiet=True)
-    import shutil
-
     shutil.rmtree(folder / "model")
     for checkpoint in sorted((folder / "stage-connect").glob("checkpoint-*"))[1:]:
         shutil.rmtree(checkpoint)
@@ -105,6 +104,27 @@ def test_a_run_on_a_stream_resumes_where_it_was(place: Path, tmp_path: Path) -> 
         assert torch.equal(value, again[name]), name
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log if "ce" in entry][-3:] == [3, 4, 5]
+
+
+def test_an_augmented_run_resumes_where_it_was(place: Path, tmp_path: Path) -> None:
+    trainer = {"logging_steps": 1, "use_cpu": True, "save_steps": 3, "save_total_limit": 9}
+    data = config(place, sources(place)["manifest"], steps=6, trainer=trainer)
+    plain = weights(train(config_from_dict(data), tmp_path / "plain", quiet=True))
+    data["data"]["augment"] = {
+        "speeds": [0.9, 1.1],
+        "noise": sources(place)["manifest"],
+        "reverberation": sources(place)["shards"],
+        "time_masks": 1,
+        "band_masks": 1,
+    }
+    folder = tmp_path / "cut"
+    whole = weights(train(config_from_dict(data), folder, quiet=True))
+    assert any(not torch.equal(value, plain[name]) for name, value in whole.items())
+    shutil.rmtree(folder / "model")
+    shutil.rmtree(folder / "stage-connect" / "checkpoint-6")
+    again = weights(train(config_from_dict(data), folder, resume=True, quiet=True))
+    for name, value in whole.items():
+        assert torch.equal(value, again[name]), name
 
 
 @pytest.mark.parametrize(
@@ -146,6 +166,16 @@ def test_a_run_on_a_stream_resumes_where_it_was(place: Path, tmp_path: Path) -> 
         ),
         ({"steps": None, "epochs": 2}, "stream", "give steps in place of epochs"),
         ({}, {"train": "stream", "cache_encoder": True}, "cache_encoder needs all rows at once"),
+        (
+            {},
+            {"train": "manifest", "cache_encoder": True, "augment": {"speeds": [0.9]}},
+            "augment changes the speech, but cache_encoder keeps it",
+        ),
+        (
+            {},
+            {"train": "manifest", "augment": {"speed": [1]}},
+            "unknown key .*did you mean 'speeds'",
+        ),
         ({}, {"train": "manifest", "validation": "stream"}, "validation needs all rows at once"),
         ({}, {"train": ["stream", "manifest"]}, "a stream in train stands alone"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
@@ -11,6 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from otreg.data.audio import MAX_DURATION_S, SAMPLE_RATE_HZ, AudioError, audio_info, load_audio
+from otreg.data.augment import Augmentation
 from otreg.data.interleave import Interleaving
 from otreg.data.manifest import ManifestError, Utterance, check_unique_ids
 from otreg.data.segments import Clip, Row, Segment, row_of
@@ -69,9 +71,12 @@ class SpeechTextDataset(Dataset[Example]):
         interleaving: cuts every utterance into a document of written and spoken spans; None = rows
             as the manifest has them.
         root: folder that no audio path may leave; None = each manifest's own.
+        augmentation: changes the speech of every epoch in its own way, see `set_epoch`; not with a
+            cache.
 
     Raises:
         ManifestError: for a bad manifest, ids used twice, or no utterance at all.
+        ValueError: augmentation and a cache, or masks for an encoder that takes samples.
         StaleCacheError: when the cache lacks a clip or its audio has changed.
 
     """
@@ -85,6 +90,7 @@ class SpeechTextDataset(Dataset[Example]):
         max_duration_s: float = MAX_DURATION_S,
         interleaving: Interleaving | None = None,
         root: str | Path | None = None,
+        augmentation: Augmentation | None = None,
     ) -> None:
         self.utterances = as_utterances(data, root=root)
         self.processor = processor
@@ -93,8 +99,25 @@ class SpeechTextDataset(Dataset[Example]):
         self.interleaving = interleaving
         self.rows = [(interleaving or row_of)(utterance) for utterance in self.utterances]
         self._feature_lengths: dict[int, int] = {}
+        self.augmentation = augmentation
+        if augmentation is not None:
+            if encoder_cache is not None:
+                raise ValueError(
+                    "an encoder cache holds the speech as it is, so it cannot be augmented: drop one of "
+                    "the two"
+                )
+            if augmentation.masks is not None:  # refuses samples before anything is trained
+                silence = np.zeros(SAMPLE_RATE_HZ, dtype=np.float32)
+                augmentation.features(processor.features(silence), "", 0)
+            # Shared, so that workers which outlive an epoch see the next.
+            self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
         if encoder_cache is not None:
             encoder_cache.check(self.clips())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the augmentation, from 0; before the epoch's first item is asked for."""
+        if self.augmentation is not None:
+            self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.utterances)
@@ -110,7 +133,7 @@ class SpeechTextDataset(Dataset[Example]):
             AudioError: naming file and manifest line, for audio that cannot be used.
 
         """
-        return self._example(self.rows[index], self.utterances[index].speaker)
+        return self.example(self.rows[index], self.utterances[index].speaker)
 
     def clip_example(self, clip: Clip) -> Example:
         """Load one clip and its transcript as an item of their own, whatever row the clip is of.
@@ -121,11 +144,17 @@ class SpeechTextDataset(Dataset[Example]):
         """
         spoken = Segment("audio", clip, "user")
         answer = Segment("text", clip.text, "assistant", supervised=True)
-        return self._example(
+        return self.example(
             Row(clip.id, "transcribe", (spoken, answer), clip.language, clip.name), None
         )
 
-    def _example(self, row: Row, speaker: str | None) -> Example:
+    def example(self, row: Row, speaker: str | None) -> Example:
+        """Load a row, whether it is one of ours or not, as an item.
+
+        Raises:
+            AudioError: for audio that cannot be used.
+
+        """
         example: Example = {
             "id": row.id,
             "row": row,
@@ -153,8 +182,13 @@ class SpeechTextDataset(Dataset[Example]):
             AudioError: for audio that cannot be used.
         """
         samples = load_audio(clip, max_duration_s=self.max_duration_s)
+        change, epoch = self.augmentation, int(self._epoch) if self.augmentation else 0
+        if change is not None:
+            samples = change.samples(samples, clip.id, epoch)
         try:
             features = self.processor.features(samples)
+            if change is not None:
+                features = change.features(features, clip.id, epoch)
         except ValueError as error:  # such as: longer than the encoder can take
             raise AudioError(f"{clip.name}: audio file {clip.audio}: {error}") from error
         _check_frames(clip, self.processor.num_speech_frames(len(features)))
@@ -173,7 +207,8 @@ class SpeechTextDataset(Dataset[Example]):
     def lengths(self) -> list[int]:
         """Return the tokens of every item (text and speech frames), for a sampler.
 
-        Reads audio headers (or the cache's index), decodes nothing.
+        Reads audio headers (or the cache's index), decodes nothing. With speeds in the augmentation
+        these are the longest that the items become.
         """
         return [
             len(
@@ -191,6 +226,8 @@ class SpeechTextDataset(Dataset[Example]):
             frames = self.processor.num_speech_frames_from_encoder(encoded)
         else:
             num_samples = audio_info(clip, max_duration_s=self.max_duration_s).num_samples
+            if self.augmentation is not None:
+                num_samples = math.ceil(num_samples * self.augmentation.longest)
             if num_samples not in self._feature_lengths:
                 self._feature_lengths[num_samples] = self.processor.feature_length(num_samples)
             frames = self.processor.num_speech_frames(self._feature_lengths[num_samples])

@@ -8,8 +8,10 @@ import torch.distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
 from otreg.data.audio import MAX_DURATION_S
+from otreg.data.augment import Augmentation
 from otreg.data.dataset import Example, Processor, SpeechTextDataset
 from otreg.data.interleave import Interleaving
+from otreg.data.segments import row_of
 from otreg.data.sources import UtteranceStream
 
 
@@ -24,6 +26,7 @@ class SpeechTextStream(IterableDataset[Example]):
         processor, max_duration_s, interleaving: as for `SpeechTextDataset`.
         shuffle_buffer: utterances among which the next is drawn; 0 = in the stream's order.
         seed: of the draws, together with the pass.
+        augmentation: as for `SpeechTextDataset`; its epoch is the pass.
         repeat: begin the next pass when one ends, and never stop; for training by steps.
         rank, num_ranks: which share is ours; None = as torch.distributed says, all without it.
 
@@ -44,6 +47,7 @@ class SpeechTextStream(IterableDataset[Example]):
         repeat: bool = False,
         rank: int | None = None,
         num_ranks: int | None = None,
+        augmentation: Augmentation | None = None,
     ) -> None:
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         if num_ranks is None:
@@ -64,6 +68,7 @@ class SpeechTextStream(IterableDataset[Example]):
         self.repeat = repeat
         self.rank = rank
         self.num_ranks = num_ranks
+        self.augmentation = augmentation
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -82,6 +87,7 @@ class SpeechTextStream(IterableDataset[Example]):
         worker = get_worker_info()
         workers, number = (1, 0) if worker is None else (worker.num_workers, worker.id)
         part, epoch = self.rank * workers + number, self.epoch
+        loader: SpeechTextDataset | None = None
         while True:
             found = False
             for utterance in self.stream.part(
@@ -91,13 +97,17 @@ class SpeechTextStream(IterableDataset[Example]):
                 seed=self.seed,
                 epoch=epoch,
             ):
+                if loader is None:
+                    loader = SpeechTextDataset(
+                        [utterance],
+                        self.processor,
+                        max_duration_s=self.max_duration_s,
+                        augmentation=self.augmentation,
+                    )
+                if not found:
+                    loader.set_epoch(epoch)
                 found = True
-                yield SpeechTextDataset(
-                    [utterance],
-                    self.processor,
-                    max_duration_s=self.max_duration_s,
-                    interleaving=self.interleaving,
-                )[0]
+                yield loader.example((self.interleaving or row_of)(utterance), utterance.speaker)
             if not self.repeat:
                 return
             if not found:

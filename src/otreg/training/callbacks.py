@@ -8,7 +8,22 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-__all__ = ["JsonLog", "ProgressBar"]
+__all__ = ["EpochOfData", "JsonLog", "ProgressBar"]
+
+
+class EpochOfData(TrainerCallback):
+    """Tell the training set which epoch begins, before its first item is asked for.
+
+    Args:
+        dataset: has `set_epoch`.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Set the epoch, also of a run that is resumed inside one."""
+        self.dataset.set_epoch(int((state.epoch or 0) + 1e-6))
 
 
 class JsonLog(TrainerCallback):

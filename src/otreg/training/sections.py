@@ -107,6 +107,37 @@ class InterleaveConfig:
 
 
 @frozen
+class AugmentConfig:
+    """Speech that changes from epoch to epoch, in training alone (`otreg.data.augment`).
+
+    Args:
+        speeds: factors of which one is drawn for every clip, such as [0.9, 1, 1.1].
+        noise: manifests (or mappings) of noise, a piece of which is added.
+        noise_probability: share of the clips that get some.
+        noise_snr_db: lowest and highest ratio of speech to noise, in decibels.
+        reverberation: manifests (or mappings) of recorded impulse responses.
+        reverberation_probability: share of the clips that get one.
+        time_masks, time_mask_frames: stretches of masked frames, and the longest of them.
+        band_masks, band_mask_size: stretches of masked mel bands, and the widest of them.
+        seed: of all that is drawn; None = the run's.
+    """
+
+    speeds: list[Annotated[Number, Field(ge=0.5, le=2)]] = dataclasses.field(default_factory=list)
+    noise: Sources = dataclasses.field(default_factory=list)
+    noise_probability: Fraction = 0.5
+    noise_snr_db: Annotated[list[Number], Field(min_length=2, max_length=2)] = dataclasses.field(
+        default_factory=lambda: [10.0, 30.0]
+    )
+    reverberation: Sources = dataclasses.field(default_factory=list)
+    reverberation_probability: Fraction = 0.5
+    time_masks: Annotated[int, Strict(), Field(ge=0)] = 0
+    time_mask_frames: Count = 100
+    band_masks: Annotated[int, Strict(), Field(ge=0)] = 0
+    band_mask_size: Count = 27
+    seed: Annotated[int, Strict(), Field(ge=0)] | None = None
+
+
+@frozen
 class DataConfig:
     """What the run reads.
 
@@ -122,6 +153,7 @@ class DataConfig:
             folder.
         cache_batch_size: clips encoded at a time for the cache.
         interleave: cut every utterance into written and spoken spans; its manifest needs `words`.
+        augment: change the speech from epoch to epoch.
     """
 
     train: Sources = dataclasses.field(default_factory=list)
@@ -132,8 +164,13 @@ class DataConfig:
     cache_dir: Path | None = None
     cache_batch_size: Count = 16
     interleave: InterleaveConfig | None = None
+    augment: AugmentConfig | None = None
 
     def __post_init__(self) -> None:
+        if self.augment is not None and self.cache_encoder:
+            raise ValueError(
+                "augment changes the speech, but cache_encoder keeps it as it is: drop one of the two"
+            )
         if any(map(is_stream, self.validation)):
             raise ValueError("validation needs all rows at once: drop streaming: true there")
         if self.streams and len(self.train) > 1:

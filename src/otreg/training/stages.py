@@ -23,11 +23,11 @@ from otreg.model.lora import lora_parameters
 from otreg.prepare.encoder_states import build_encoder_cache
 from otreg.training.batches import EqualEpochs
 from otreg.training.building import build_model, set_compression
-from otreg.training.callbacks import JsonLog, ProgressBar
+from otreg.training.callbacks import EpochOfData, JsonLog, ProgressBar
 from otreg.training.config import RunConfig, StageConfig
+from otreg.training.data import training_augmentation, training_stream
 from otreg.training.objectives import WeightedObjective, build_objectives
 from otreg.training.run_folder import RunFolder
-from otreg.training.streams import training_stream
 from otreg.training.trainer import LOG_KEYS, SpeechLMTrainer, TrainingCollator
 from otreg.training.yaml_config import ConfigError
 
@@ -141,10 +141,10 @@ def _datasets(
     if not config.data.train:
         raise ConfigError("data.train is missing: give manifests, e.g. data.train=train.jsonl")
 
-    def dataset(sources: Sequence[Source]) -> SpeechTextDataset:
+    def dataset(sources: Sequence[Source], change: Any = None) -> SpeechTextDataset:
         utterances = read_sources(sources, root=config.data.root)
         cut = config.data.interleaving()
-        found = SpeechTextDataset(utterances, processor, interleaving=cut)
+        found = SpeechTextDataset(utterances, processor, interleaving=cut, augmentation=change)
         if not config.data.cache_encoder:
             return found
         path = config.data.cache_dir or folder.encoder_cache
@@ -154,8 +154,10 @@ def _datasets(
 
     if config.data.cache_encoder:
         model.to(device)
-    train = config.data.train
-    train_set = training_stream(config, processor) if config.data.streams else dataset(train)
+    if config.data.streams:
+        train_set: Any = training_stream(config, processor)
+    else:
+        train_set = dataset(config.data.train, training_augmentation(config))
     return train_set, dataset(config.data.validation) if config.data.validation else None
 
 
@@ -261,6 +263,8 @@ def _trainer(
             world_size=arguments.world_size,
         )
     callbacks: list[Any] = [JsonLog(folder.log, stage.name)]
+    if isinstance(train_set, SpeechTextDataset):  # a stream counts its passes itself
+        callbacks.append(EpochOfData(train_set))
     if not quiet:
         callbacks.append(ProgressBar(stage.name, [LOG_KEYS.get(name, name) for name in objectives]))
     trainer = SpeechLMTrainer(
