@@ -19,6 +19,7 @@ from otreg.data import (
     SpeechTextDataset,
     export_manifest,
     load_audio,
+    open_stream,
     read_manifest,
     read_source,
     write_manifest,
@@ -122,6 +123,34 @@ def test_every_kind_gives_the_same_batches_and_rows(corpus, tiny, expected, expe
     results = evaluated(*tiny, utterances)
     assert results == expected_results
     assert len(results["rows"]) == 2  # a language each
+
+
+def test_what_save_to_disk_wrote_and_plain_columns_of_bytes_read_the_same(corpus, tmp_path):
+    import datasets
+    import pyarrow
+    import pyarrow.parquet
+
+    utterances, kinds, _ = corpus
+    table = datasets.Dataset.from_parquet(kinds["parquet"]["path"])
+    table.save_to_disk(tmp_path / "saved")
+    datasets.DatasetDict(test=table, train=table).save_to_disk(tmp_path / "splits")
+    saved = {"type": "huggingface", "path": str(tmp_path / "saved")}
+    splits = {"type": "huggingface", "path": str(tmp_path / "splits"), "split": "test"}
+    (arrow,) = (tmp_path / "saved").glob("*.arrow")
+    plain = pyarrow.parquet.read_table(kinds["parquet"]["path"])
+    sound = pyarrow.array([u.audio.read_bytes() for u in utterances])
+    plain = plain.drop_columns(["audio"]).append_column("audio", sound).replace_schema_metadata()
+    pyarrow.parquet.write_table(plain, tmp_path / "plain.parquet")
+    others = [{"type": "huggingface", "path": str(p)} for p in (arrow, tmp_path / "plain.parquet")]
+    for source in (saved, splits, *others):
+        found = read_source(source)
+        assert [(u.id, u.text) for u in found] == [(u.id, u.text) for u in utterances]
+        for ours, theirs in zip(found[:6], utterances[:6], strict=True):
+            np.testing.assert_array_equal(load_audio(ours), load_audio(theirs))
+    with pytest.raises(ManifestError, match="what save_to_disk wrote is not streamed"):
+        open_stream(saved | {"streaming": True})
+    with pytest.raises(ManifestError, match=r"give a split, one of test, train"):
+        read_source({key: value for key, value in splits.items() if key != "split"})
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -3,8 +3,10 @@
 import json
 import os
 import tarfile
+from pathlib import Path
 
 import pytest
+import yaml
 from source_kinds import (
     lhotse_cuts,
     write_audiofolder,
@@ -17,6 +19,7 @@ from source_kinds import (
 )
 
 from otreg.data import AudioError, ManifestError, load_audio, read_source
+from otreg.data.sources import READERS, check_source
 
 
 @pytest.fixture
@@ -37,6 +40,20 @@ def replace_in(path, old, new):
     content = path.read_text(encoding="utf-8")
     assert old in content
     path.write_text(content.replace(old, new, 1), encoding="utf-8")
+
+
+def test_the_documented_sources_have_known_types_keys_and_values():
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    section = page.split("## Other kinds of data")[1].split("\n## Audio")[0]
+    found = [
+        yaml.safe_load(line.split("- ", 1)[-1].removeprefix("  validation: "))
+        for block in section.split("```yaml\n")[1:]
+        for line in block.split("```")[0].splitlines()
+        if "{type:" in line
+    ]
+    for source in found:
+        check_source(source)
+    assert {source["type"] for source in found} == set(READERS) - {"manifest"}
 
 
 # Kaldi
@@ -385,7 +402,7 @@ def test_tables_that_cannot_be_used(corpus, tmp_path):
     empty = write_parquet(folder / "e.parquet", utterances[:1], text=[None])
     refuse(
         {"type": "huggingface", "path": str(empty), "drop_empty": True},
-        r"e: no row to use \(1 read, 1 left out\)",
+        r"e: it holds no row that can be used",
     )
 
 

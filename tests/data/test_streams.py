@@ -117,6 +117,21 @@ def test_what_needs_all_rows_refuses_a_stream(sources, processor):
         open_stream(source | {"streaming": False})
 
 
+@pytest.mark.parametrize("kind", ["huggingface", "webdataset"])
+def test_an_empty_row_of_a_stream_is_named_or_dropped_and_counted(sources, tmp_path, kind, caplog):
+    from dataclasses import replace
+
+    rows = [replace(sources[1][1], id=f"u{n}", text="x" if n else " ") for n in range(3)]
+    made = write_parquet if kind == "huggingface" else write_shards
+    place = made(tmp_path / ("t.parquet" if kind == "huggingface" else "shards"), rows)
+    source = {"type": kind, "path": str(place), "streaming": True}
+    with pytest.raises(ManifestError, match=r"(row 0|sample 'u0'): its text is ' ?'; complete"):
+        list(open_stream(source))
+    with caplog.at_level("WARNING", logger="otreg"):
+        assert [u.id for u in open_stream(source | {"drop_empty": True})] == ["u1", "u2"]
+    assert "left out 1 of 3 rows, which lack text or audio" in caplog.text
+
+
 def test_a_rank_outside_its_range_is_refused(sources, processor):
     with pytest.raises(ValueError, match="expected 0 <= rank < num_ranks"):
         SpeechTextStream(open_stream(sources[0]["webdataset"]), processor, rank=2, num_ranks=2)

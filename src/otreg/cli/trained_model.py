@@ -100,7 +100,10 @@ def evaluate(
 @app.command(epilog="Example: otreg transcribe runs/digits one.wav two.flac")
 def transcribe(
     run: Run,
-    audio: Annotated[list[Path], typer.Argument(help="Sound files: wav, flac, ogg, mp3.")],
+    audio: Annotated[
+        list[Path],
+        typer.Argument(help="Sound files: wav, flac, ogg, mp3 (m4a, webm, aac: extra av)."),
+    ],
     language: Annotated[
         str, typer.Option(help="Language code, for prompts that name the language.")
     ] = "",

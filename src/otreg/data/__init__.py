@@ -1,4 +1,4 @@
-"""Data: manifests, audio, the dataset, the batch, the sampler and the encoder cache.
+"""Data: manifests and other sources, audio, the dataset, the batch, the sampler and the encoder cache.
 
 No audio package is imported before the first file is opened.
 """

@@ -44,19 +44,16 @@ class FileDigests:
 
         """
         if isinstance(file, AudioBytes):
-            name, seen = f"bytes: {file}", file.identity()
-            if seen is None:  # nothing says whether it has changed
-                return hashlib.sha256(file.read()).hexdigest()
+            identity = file.identity()
+            if identity is None:  # nothing says whether it has changed
+                return _sha256(file)
+            name, seen = f"bytes: {file}", identity
         else:
             name = os.path.abspath(file)
             seen = file_identity(name)
         known = self._known.get(name)
         if known is None or known[:-1] != seen:
-            content = file.read() if isinstance(file, AudioBytes) else None
-            known = [
-                *seen,
-                _sha256(name) if content is None else hashlib.sha256(content).hexdigest(),
-            ]
+            known = [*seen, _sha256(file if isinstance(file, AudioBytes) else name)]
             self._known[name] = known
             self._saved = False
         return str(known[-1])
@@ -82,7 +79,9 @@ def file_identity(file: str | Path) -> list[int | str]:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
-def _sha256(file: str) -> str:
+def _sha256(file: str | Path | AudioBytes) -> str:
+    if isinstance(file, AudioBytes):
+        return hashlib.sha256(file.read()).hexdigest()
     digest = hashlib.sha256()
     with open(file, "rb") as opened:
         while block := opened.read(1 << 20):

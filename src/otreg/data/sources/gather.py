@@ -34,12 +34,7 @@ def gather(
     """
     utterances: list[Utterance] = []
     place_of: dict[str, str] = {}
-    num_rows = 0
-    for where, record in records:
-        num_rows += 1
-        utterance = usable(where, record, root=root, drop_empty=drop_empty)
-        if utterance is None:
-            continue
+    for where, utterance in usable_rows(records, root=root, name=name, drop_empty=drop_empty):
         if utterance.id in place_of:
             raise ManifestError(
                 f"{where}: id {utterance.id!r} is already used by {place_of[utterance.id]}; give "
@@ -47,36 +42,45 @@ def gather(
             )
         place_of[utterance.id] = where
         utterances.append(utterance)
-    dropped = num_rows - len(utterances)
-    if dropped:
-        logger.warning(
-            "%s: left out %d of %d rows, which lack text or audio", name, dropped, num_rows
-        )
     if not utterances:
-        raise ManifestError(
-            f"{name}: no row to use ({num_rows} read, {dropped} left out); expected at least one"
-        )
+        raise ManifestError(f"{name}: it holds no row that can be used; expected at least one")
     return utterances
 
 
-def usable(where: str, record: Record, *, root: Path, drop_empty: bool) -> Utterance | None:
-    """The utterance of a row; None where it is empty and such rows are to be left out.
+def usable_rows(
+    records: Iterable[tuple[str, Record]], *, root: Path, name: str, drop_empty: bool
+) -> Iterator[tuple[str, Utterance]]:
+    """Check rows one after the other; arguments as for `gather`.
+
+    Yields:
+        Where each row stands, and its utterance.
 
     Raises:
         ManifestError: naming the row, for one that cannot be used.
 
     """
-    for key in ("audio", "text"):
-        value = record.get(key)
-        if value is None or (isinstance(value, str) and not value.strip()):
-            if drop_empty:
-                return None
-            found = "is missing" if value is None else f"is {value!r}"
+    num_rows = num_dropped = 0
+    for where, record in records:
+        num_rows += 1
+        empty = next((key for key in ("audio", "text") if _is_empty(record.get(key))), None)
+        if empty is None:
+            yield where, check_record(record, where, root)
+        elif drop_empty:
+            num_dropped += 1
+        else:
+            found = "is missing" if record.get(empty) is None else f"is {record[empty]!r}"
             raise ManifestError(
-                f"{where}: its {key} {found}; complete the row, or leave such rows out with "
+                f"{where}: its {empty} {found}; complete the row, or leave such rows out with "
                 "drop_empty: true"
             )
-    return check_record(record, where, root)
+    if num_dropped:
+        logger.warning(
+            "%s: left out %d of %d rows, which lack text or audio", name, num_dropped, num_rows
+        )
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def table_lines(path: Path, num_fields: int | None = None) -> Iterator[tuple[str, list[str]]]:

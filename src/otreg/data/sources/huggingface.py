@@ -14,12 +14,13 @@ from otreg.data.audio_bytes import AudioBytes, MemoryAudio
 from otreg.data.file_digests import file_identity
 from otreg.data.sources.audiofolder import find_metadata, read_audiofolder
 from otreg.data.sources.columns import Columns, as_text, find_columns
-from otreg.data.sources.gather import Record, gather, import_extra, usable
+from otreg.data.sources.gather import Record, gather, import_extra, usable_rows
 from otreg.data.sources.streams import UtteranceStream
 from otreg.data.utterance import ManifestError, Utterance
 
 _BATCH_ROWS = 1000
 _BUILDERS = {".parquet": "parquet", ".arrow": "arrow"}
+_SAVED = ("state.json", "dataset_dict.json")  # in what save_to_disk writes
 
 
 class DatasetRow(AudioBytes):
@@ -181,6 +182,16 @@ class _Stream(UtteranceStream):
         self._table, self._drop_empty = table, drop_empty
 
     def shard(self, index: int) -> Iterator[Utterance]:
+        table = self._table
+        for _, utterance in usable_rows(
+            self._records(index),
+            root=table.root or Path(),
+            name=f"{table.title}: shard {index}",
+            drop_empty=self._drop_empty,
+        ):
+            yield utterance
+
+    def _records(self, index: int) -> Iterator[tuple[str, Record]]:
         import fsspec.asyn
 
         table = self._table
@@ -198,10 +209,7 @@ class _Stream(UtteranceStream):
             if content is not None:
                 sound = MemoryAudio(_called(where, sound), content)
             values = {f: row[column] for f, column in table.columns.items() if f != "audio"}
-            record = table.record(where, f"{table.title}/{index}-{number}", values, sound)
-            found = usable(where, record, root=table.root or Path(), drop_empty=self._drop_empty)
-            if found is not None:
-                yield found
+            yield where, table.record(where, f"{table.title}/{index}-{number}", values, sound)
 
 
 def _load(
@@ -247,9 +255,6 @@ def _load(
             raise ManifestError(f"{path}: give a split, one of {', '.join(found)}")
         (found,) = found.values()
     return found
-
-
-_SAVED = ("state.json", "dataset_dict.json")
 
 
 def _reason(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from otreg.data.audio import SUFFIXES
 from otreg.data.audio_bytes import AudioBytes
 from otreg.data.file_digests import file_identity
 from otreg.data.sources.columns import Columns, as_text, check_columns
-from otreg.data.sources.gather import Record, gather, import_extra, usable
+from otreg.data.sources.gather import Record, gather, import_extra, usable_rows
 from otreg.data.sources.streams import UtteranceStream
 from otreg.data.utterance import ManifestError, Utterance
 
@@ -106,10 +106,12 @@ class _TarStream(UtteranceStream):
         self._drop_empty = drop_empty
 
     def shard(self, index: int) -> Iterator[Utterance]:
-        for where, record in _records(self._shards[index], self._columns, self._language):
-            utterance = usable(where, record, root=Path(), drop_empty=self._drop_empty)
-            if utterance is not None:
-                yield utterance
+        shard = self._shards[index]
+        records = _records(shard, self._columns, self._language)
+        for _, utterance in usable_rows(
+            records, root=Path(), name=str(shard), drop_empty=self._drop_empty
+        ):
+            yield utterance
 
 
 def _shards(path: str) -> list[Path]:
