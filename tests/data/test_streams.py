@@ -1,6 +1,7 @@
 """Streams: every row once a pass, whatever ranks and workers there are; the examples of a data set."""
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 import torch
@@ -12,9 +13,11 @@ from otreg.data import (
     SpeechTextCollator,
     SpeechTextDataset,
     SpeechTextStream,
+    Utterance,
     open_stream,
     read_source,
 )
+from otreg.data.sources import UtteranceStream
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +86,18 @@ def test_shuffling_follows_from_seed_and_pass_alone(sources, processor):
 
     assert order(0, 0) == order(0, 0) != [u.id for u in sources[1]]
     assert order(0, 1) != order(0, 0) != order(1, 0)
+
+
+def test_a_buffer_draws_each_row_among_the_next_ones():
+    class Numbers(UtteranceStream):
+        def shard(self, index):
+            return (Utterance(f"{number}", None) for number in range(60))
+
+    drawn = [int(u.id) for u in Numbers("n", 1).part(0, 1, shuffle_buffer=10, seed=1)]
+    assert sorted(drawn) == list(range(60))
+    assert all(number <= place + 10 for place, number in enumerate(drawn))
+    backwards = sum(after < before for before, after in pairwise(drawn[:40]))
+    assert backwards > 5
 
 
 def test_a_stream_that_repeats_goes_through_pass_after_pass(sources, processor):

@@ -19,9 +19,10 @@ from source_kinds import write_audiofolder, write_kaldi, write_shards
 from tiny_run import run_config, save_corpus, save_towers, stage
 
 from otreg.cli import main
-from otreg.data import read_manifest
+from otreg.data import SpeechTextStream, open_stream, read_manifest
 from otreg.training import ConfigError, config_from_dict, load_config, train
 from otreg.training.config import save_config
+from otreg.training.trainer import SpeechLMTrainer
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +105,37 @@ def test_a_run_on_a_stream_resumes_where_it_was(place: Path, tmp_path: Path) -> 
         assert torch.equal(value, again[name]), name
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log if "ce" in entry][-3:] == [3, 4, 5]
+
+
+def test_a_stream_s_loader_is_not_shared_out_a_second_time(place: Path) -> None:
+    from types import SimpleNamespace
+
+    stream = SpeechTextStream(open_stream(sources(place)["stream"]), Raw(), rank=1, num_ranks=2)
+    arguments = {
+        "per_device_train_batch_size": 3,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": False,
+        "dataloader_persistent_workers": False,
+        "dataloader_prefetch_factor": None,
+    }
+    trainer: Any = SimpleNamespace(
+        train_dataset=stream,
+        train_batch_sampler=None,
+        data_collator=lambda examples: [example["id"] for example in examples],
+        args=SimpleNamespace(**arguments),
+        accelerator=None,  # which would take a rank's share of our share
+    )
+    assert list(SpeechLMTrainer.get_train_dataloader(trainer)) == [["u3", "u4", "u5"]]
+
+
+class Raw:
+    """A processor whose features are the samples."""
+
+    def features(self, samples: Any) -> Any:
+        return samples
+
+    def num_speech_frames(self, length: int) -> int:
+        return length
 
 
 def test_an_augmented_run_resumes_where_it_was(place: Path, tmp_path: Path) -> None:
