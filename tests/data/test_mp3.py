@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from otreg.data import AudioError, Utterance, audio_info, load_audio
+from otreg.data import AudioError, MemoryAudio, Utterance, audio_info, load_audio
 from otreg.data._containers import check_container
 
 DURATION_S = 1.5
@@ -92,6 +92,13 @@ def refuse(path, message):
     with pytest.raises(AudioError, match=message) as caught:
         load_audio(utterance(path))
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_bytes_give_what_the_file_gives(encoded, name):
+    path = encoded(name)
+    held = utterance(MemoryAudio("row 3", path.read_bytes()))
+    np.testing.assert_array_equal(load_audio(held), load_audio(utterance(path)))
 
 
 @pytest.mark.parametrize("name", COMMANDS)

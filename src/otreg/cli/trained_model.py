@@ -50,7 +50,8 @@ def evaluate(
         list[str],
         typer.Option(
             metavar="NAME=MANIFEST",
-            help="A corpus and its manifest; repeatable. Without NAME=, the file's name.",
+            help="A corpus and its manifest, or a YAML file that says where other data is "
+            "(type: huggingface, path: …); repeatable. Without NAME=, the file's name.",
         ),
     ],
     in_domain: Annotated[
@@ -98,14 +99,14 @@ def evaluate(
     own = facts.pop("seed", 0)
     seed = own if seed is None else seed
     arm = arm or run.absolute().name.removesuffix(f"-seed{seed}")
-    from otreg.data.manifest import read_manifest
+    from otreg.data.sources import read_source
     from otreg.evaluation.evaluate import evaluate_model
     from otreg.evaluation.results import environment, write_results
 
     results = evaluate_model(
         model,
         processor,
-        {name: read_manifest(path, root=root) for name, path in corpora.items()},
+        {name: read_source(source, root=root) for name, source in corpora.items()},
         arm=arm,
         seed=seed,
         in_domain=in_domain or [],
@@ -213,9 +214,9 @@ def load(run: Path, device: str | None, trust_remote_code: bool) -> tuple[Any, A
     return model, processor
 
 
-def _corpora(data: list[str]) -> dict[str, Path]:
-    """NAME=MANIFEST options as a mapping; every manifest is there."""
-    corpora: dict[str, Path] = {}
+def _corpora(data: list[str]) -> dict[str, Any]:
+    """NAME=MANIFEST options as a mapping; every manifest is there, what a YAML file says is checked."""
+    corpora: dict[str, Any] = {}
     for item in data:
         name, equals, text = item.partition("=")
         path = Path(text if equals else item)
@@ -227,8 +228,21 @@ def _corpora(data: list[str]) -> dict[str, Path]:
             raise ValueError(f"--data {item}: no such manifest: {str(path)!r}")
         if name in corpora:
             raise ValueError(f"--data {item}: the name {name!r} stands twice; name corpora apart")
-        corpora[name] = path
+        corpora[name] = _source(path) if path.suffix in (".yaml", ".yml") else path
     return corpora
+
+
+def _source(path: Path) -> Any:
+    """What a YAML file says of where data is."""
+    from otreg.data.sources import check_source
+    from otreg.training.yaml_config import parse_yaml
+
+    source = parse_yaml(path.read_text(encoding="utf-8"), source=str(path))
+    try:
+        check_source(source)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return source
 
 
 def _run_facts(run: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ damage inside PCM or MP3 data, which carry no checksum, a WAV file whose header 
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -24,11 +25,11 @@ class ContainerError(ValueError):
     """A damaged container; the message continues "audio file X …"."""
 
 
-def check_container(path: Path, kind: str) -> int | None:
+def check_container(source: Path | BinaryIO, kind: str) -> int | None:
     """Raise a ContainerError for a cut WAV or MP3 file, or a cut or damaged Ogg file.
 
     Args:
-        path: the file.
+        source: the file, or an open one, whose position then stays as it is.
         kind: "wav", "flac", "ogg" or "mp3", as libsndfile recognised it.
 
     Returns:
@@ -41,13 +42,21 @@ def check_container(path: Path, kind: str) -> int | None:
     """
     if kind == "flac":
         return None
-    with open(path, "rb") as file:
+    if isinstance(source, Path):
+        with open(source, "rb") as file:
+            return check_container(file, kind)
+    position = source.tell()
+    try:
+        size = source.seek(0, os.SEEK_END)
+        source.seek(0)
         if kind == "wav":
-            _check_wav(file, path.stat().st_size)
+            _check_wav(source, size)
         elif kind == "ogg":
-            _check_ogg(file)
+            _check_ogg(source)
         else:
-            return _count_mp3(file, path.stat().st_size)
+            return _count_mp3(source, size)
+    finally:
+        source.seek(position)
     return None
 
 

@@ -7,15 +7,18 @@ passes over in silence (a cut WAV, Ogg or MP3 file, NaN samples, no samples) is 
 from __future__ import annotations
 
 import functools
+import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from otreg.data._containers import ContainerError, check_container
+from otreg.data.audio_bytes import AudioBytes
+from otreg.data.av_audio import HEAD_BYTES, AvFile, recognised
 from otreg.data.utterance import AudioSpan
 
 if TYPE_CHECKING:
@@ -25,10 +28,13 @@ SAMPLE_RATE_HZ = 16000
 MAX_DURATION_S = 600.0
 END_TOLERANCE_S = 0.01  # end_s may pass the file's end by this much: durations come rounded
 FORMATS = {"WAV": "wav", "WAVEX": "wav", "RF64": "wav", "FLAC": "flac", "OGG": "ogg", "MP3": "mp3"}
+FORMATS |= {"M4A": "m4a", "WEBM": "webm", "AAC": "aac"}  # by PyAV, see `otreg.data.av_audio`
+SUFFIXES = ("wav", "flac", "ogg", "oga", "opus", "mp3", "m4a", "mp4", "webm", "aac")
+"""What the names of sound files end in."""
 
 _MIN_RATE_HZ, _MAX_RATE_HZ = 1000, 768000
 _BLOCK_SAMPLES = 1 << 18
-_UNSEEKABLE = ("ogg", "mp3")
+_UNSEEKABLE = ("ogg", "mp3", "m4a", "webm", "aac")
 
 
 class AudioError(ValueError):
@@ -168,13 +174,15 @@ def _open(span: AudioSpan) -> tuple[soundfile.SoundFile, int]:
 
     if span.audio is None:
         raise AudioError(f"{span.name} has no audio; expected an audio file")
-    path = Path(span.audio)
-    if not path.is_file():
-        raise _error(span, "does not exist or is no file; correct the path")
-    if path.stat().st_size == 0:
-        raise _error(span, "is empty (0 bytes); copy or make it again")
+    source = _source(span)
+    if kind := recognised(_head(source)):
+        try:
+            decoded: Any = AvFile(source, kind)
+        except ContainerError as error:
+            raise _error(span, str(error)) from error
+        return decoded, decoded.frames
     try:
-        file = _stream_class()(path)
+        file = _stream_class()(source)
     except (soundfile.SoundFileError, OSError, TypeError) as error:
         raise _error(
             span, f"cannot be opened ({error}); expected an intact wav, flac, ogg or mp3 file"
@@ -185,7 +193,7 @@ def _open(span: AudioSpan) -> tuple[soundfile.SoundFile, int]:
                 span,
                 f"is {file.format}; expected wav, flac, ogg or mp3: convert it, e.g. to flac",
             )
-        counted = check_container(path, FORMATS[file.format])
+        counted = check_container(source, FORMATS[file.format])
         if counted is not None and counted > file.frames:
             raise ContainerError(
                 "varies its bitrate and has no Xing header, so it cannot be decoded in full; "
@@ -198,6 +206,34 @@ def _open(span: AudioSpan) -> tuple[soundfile.SoundFile, int]:
         file.close()
         raise
     return file, file.frames if counted is None else counted
+
+
+def _source(span: AudioSpan) -> Path | BinaryIO:
+    """What to open: a file that is there, or the bytes, which are not empty."""
+    if isinstance(span.audio, AudioBytes):
+        try:
+            content = span.audio.read()
+        except OSError as error:
+            raise _error(span, f"cannot be read ({error}); make it again") from error
+        size = len(content)
+    else:
+        path = Path(str(span.audio))
+        if not path.is_file():
+            raise _error(span, "does not exist or is no file; correct the path")
+        size = path.stat().st_size
+    if size == 0:
+        raise _error(span, "is empty (0 bytes); copy or make it again")
+    return io.BytesIO(content) if isinstance(span.audio, AudioBytes) else path
+
+
+def _head(source: Path | BinaryIO) -> bytes:
+    """The first bytes of what is to be opened; its position stays."""
+    if isinstance(source, Path):
+        with open(source, "rb") as file:
+            return file.read(HEAD_BYTES)
+    head = source.read(HEAD_BYTES)
+    source.seek(0)
+    return head
 
 
 def _info(
@@ -270,7 +306,7 @@ def _decode(file: soundfile.SoundFile, info: AudioInfo, span: AudioSpan) -> Iter
                 block = block[max(0, info.start - first) :]
                 _check_finite(block, (at - len(block)) / info.sample_rate_hz, info, span)
                 yield block
-    except (RuntimeError, OSError) as error:  # soundfile.LibsndfileError is a RuntimeError
+    except (RuntimeError, OSError, ContainerError) as error:  # LibsndfileError is a RuntimeError
         raise _error(
             span,
             f"cannot be decoded at {at / info.sample_rate_hz:.3f} s ({error}); copy or make it "

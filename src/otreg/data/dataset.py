@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
@@ -11,9 +12,11 @@ import torch
 from torch.utils.data import Dataset
 
 from otreg.data.audio import MAX_DURATION_S, SAMPLE_RATE_HZ, AudioError, audio_info, load_audio
+from otreg.data.augment import Augmentation
 from otreg.data.interleave import Interleaving
-from otreg.data.manifest import ManifestError, Utterance, check_unique_ids, read_manifests
+from otreg.data.manifest import ManifestError, Utterance, check_unique_ids
 from otreg.data.segments import Clip, Row, Segment, row_of
+from otreg.data.sources.reading import Source, read_sources
 
 if TYPE_CHECKING:
     from otreg.data.encoder_cache import EncoderCache
@@ -60,7 +63,7 @@ class SpeechTextDataset(Dataset[Example]):
     of its clips, input_features or, with an encoder cache, encoder_hidden_states.
 
     Args:
-        data: manifests (paths), or utterances.
+        data: manifests (paths), other data (mappings, see `otreg.data.sources`), or utterances.
         processor: makes the features, see `Processor`.
         encoder_cache: outputs of the frozen encoder for all clips, from `build_encoder_cache`; the
             audio is then not decoded.
@@ -68,22 +71,26 @@ class SpeechTextDataset(Dataset[Example]):
         interleaving: cuts every utterance into a document of written and spoken spans; None = rows
             as the manifest has them.
         root: folder that no audio path may leave; None = each manifest's own.
+        augmentation: changes the speech of every epoch in its own way, see `set_epoch`; not with a
+            cache.
 
     Raises:
         ManifestError: for a bad manifest, ids used twice, or no utterance at all.
+        ValueError: augmentation and a cache, or masks for an encoder that takes samples.
         StaleCacheError: when the cache lacks a clip or its audio has changed.
 
     """
 
     def __init__(
         self,
-        data: str | Path | Sequence[str | Path] | Sequence[Utterance],
+        data: Source | Sequence[Source] | Sequence[Utterance],
         processor: Processor,
         *,
         encoder_cache: EncoderCache | None = None,
         max_duration_s: float = MAX_DURATION_S,
         interleaving: Interleaving | None = None,
         root: str | Path | None = None,
+        augmentation: Augmentation | None = None,
     ) -> None:
         self.utterances = as_utterances(data, root=root)
         self.processor = processor
@@ -92,8 +99,25 @@ class SpeechTextDataset(Dataset[Example]):
         self.interleaving = interleaving
         self.rows = [(interleaving or row_of)(utterance) for utterance in self.utterances]
         self._feature_lengths: dict[int, int] = {}
+        self.augmentation = augmentation
+        if augmentation is not None:
+            if encoder_cache is not None:
+                raise ValueError(
+                    "an encoder cache holds the speech as it is, so it cannot be augmented: drop one of "
+                    "the two"
+                )
+            if augmentation.masks is not None:  # refuses samples before anything is trained
+                silence = np.zeros(SAMPLE_RATE_HZ, dtype=np.float32)
+                augmentation.features(processor.features(silence), "", 0)
+            # Shared, so that workers which outlive an epoch see the next.
+            self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
         if encoder_cache is not None:
             encoder_cache.check(self.clips())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the augmentation, from 0; before the epoch's first item is asked for."""
+        if self.augmentation is not None:
+            self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.utterances)
@@ -109,7 +133,7 @@ class SpeechTextDataset(Dataset[Example]):
             AudioError: naming file and manifest line, for audio that cannot be used.
 
         """
-        return self._example(self.rows[index], self.utterances[index].speaker)
+        return self.example(self.rows[index], self.utterances[index].speaker)
 
     def clip_example(self, clip: Clip) -> Example:
         """Load one clip and its transcript as an item of their own, whatever row the clip is of.
@@ -120,11 +144,17 @@ class SpeechTextDataset(Dataset[Example]):
         """
         spoken = Segment("audio", clip, "user")
         answer = Segment("text", clip.text, "assistant", supervised=True)
-        return self._example(
+        return self.example(
             Row(clip.id, "transcribe", (spoken, answer), clip.language, clip.name), None
         )
 
-    def _example(self, row: Row, speaker: str | None) -> Example:
+    def example(self, row: Row, speaker: str | None) -> Example:
+        """Load a row, whether it is one of ours or not, as an item.
+
+        Raises:
+            AudioError: for audio that cannot be used.
+
+        """
         example: Example = {
             "id": row.id,
             "row": row,
@@ -152,8 +182,13 @@ class SpeechTextDataset(Dataset[Example]):
             AudioError: for audio that cannot be used.
         """
         samples = load_audio(clip, max_duration_s=self.max_duration_s)
+        change, epoch = self.augmentation, int(self._epoch) if self.augmentation else 0
+        if change is not None:
+            samples = change.samples(samples, clip.id, epoch)
         try:
             features = self.processor.features(samples)
+            if change is not None:
+                features = change.features(features, clip.id, epoch)
         except ValueError as error:  # such as: longer than the encoder can take
             raise AudioError(f"{clip.name}: audio file {clip.audio}: {error}") from error
         _check_frames(clip, self.processor.num_speech_frames(len(features)))
@@ -172,7 +207,8 @@ class SpeechTextDataset(Dataset[Example]):
     def lengths(self) -> list[int]:
         """Return the tokens of every item (text and speech frames), for a sampler.
 
-        Reads audio headers (or the cache's index), decodes nothing.
+        Reads audio headers (or the cache's index), decodes nothing. With speeds in the augmentation
+        these are the longest that the items become.
         """
         return [
             len(
@@ -190,6 +226,8 @@ class SpeechTextDataset(Dataset[Example]):
             frames = self.processor.num_speech_frames_from_encoder(encoded)
         else:
             num_samples = audio_info(clip, max_duration_s=self.max_duration_s).num_samples
+            if self.augmentation is not None:
+                num_samples = math.ceil(num_samples * self.augmentation.longest)
             if num_samples not in self._feature_lengths:
                 try:
                     self._feature_lengths[num_samples] = self.processor.feature_length(num_samples)
@@ -209,13 +247,13 @@ def _check_frames(clip: Clip, num_speech_frames: int) -> None:
 
 
 def as_utterances(
-    data: str | Path | Iterable[str | Path] | Iterable[Utterance],
+    data: Source | Iterable[Source] | Iterable[Utterance],
     *,
     root: str | Path | None = None,
 ) -> list[Utterance]:
-    """Read manifests where paths are given; check that ids are unique and something is there."""
-    if isinstance(data, (str, Path)):
-        return read_manifests(data, root=root)
+    """Read data where paths or mappings are given; check that ids are unique, something is there."""
+    if isinstance(data, (str, Path, Mapping)):
+        return read_sources(data, root=root)
     items: list[Any] = list(data)
     if all(isinstance(item, Utterance) for item in items):
         if not items:
@@ -224,4 +262,4 @@ def as_utterances(
         return items
     if any(isinstance(item, Utterance) for item in items):
         raise ManifestError("expected manifests or utterances, received a mixture of both")
-    return read_manifests(items, root=root)
+    return read_sources(items, root=root)

@@ -132,7 +132,7 @@ def span_key(span: AudioSpan, digests: FileDigests) -> str:
         content = digests.of(span.audio)
     except OSError as error:
         raise AudioError(
-            f"{span.name}: audio file {span.audio} cannot be read: {error.strerror}"
+            f"{span.name}: audio file {span.audio} cannot be read: {error.strerror or error}"
         ) from error
     end_s = None if span.end_s is None else float(span.end_s)
     return f"{content} {float(span.start_s or 0.0)!r} {end_s!r}"

@@ -7,9 +7,11 @@ import json
 import os
 from pathlib import Path
 
+from otreg.data.audio_bytes import AudioBytes
+
 
 class FileDigests:
-    """SHA-256 of files by path.
+    """SHA-256 of files by path, and of audio that is no file of its own.
 
     A file counts as unchanged while its size, its time of modification and its time of change
     (ctime) stay the same. Programs can set the first two back, but not the third, which every write
@@ -34,18 +36,24 @@ class FileDigests:
                 known = None
             self._known = known if isinstance(known, dict) else {}
 
-    def of(self, file: str | Path) -> str:
+    def of(self, file: str | Path | AudioBytes) -> str:
         """Return a file's SHA-256 in hexadecimal.
 
         Raises:
             OSError: the file cannot be read.
 
         """
-        name = os.path.abspath(file)
-        seen = _identity(name)
+        if isinstance(file, AudioBytes):
+            identity = file.identity()
+            if identity is None:  # nothing says whether it has changed
+                return _sha256(file)
+            name, seen = f"bytes: {file}", identity
+        else:
+            name = os.path.abspath(file)
+            seen = file_identity(name)
         known = self._known.get(name)
         if known is None or known[:-1] != seen:
-            known = [*seen, _sha256(name)]
+            known = [*seen, _sha256(file if isinstance(file, AudioBytes) else name)]
             self._known[name] = known
             self._saved = False
         return str(known[-1])
@@ -60,12 +68,20 @@ class FileDigests:
         self._saved = True
 
 
-def _identity(file: str) -> list[int | str]:
+def file_identity(file: str | Path) -> list[int | str]:
+    """Size, time of modification and time of change of a file.
+
+    Raises:
+        OSError: there is no such file.
+
+    """
     status = os.stat(file)
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
-def _sha256(file: str) -> str:
+def _sha256(file: str | Path | AudioBytes) -> str:
+    if isinstance(file, AudioBytes):
+        return hashlib.sha256(file.read()).hexdigest()
     digest = hashlib.sha256()
     with open(file, "rb") as opened:
         while block := opened.read(1 << 20):

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from otreg.data._checks import describe
-from otreg.data._records import REQUIRED_KEYS, check_record, utterance_record
+from otreg.data.json_lines import json_objects
+from otreg.data.records import REQUIRED_KEYS, check_record, utterance_record
 from otreg.data.utterance import ManifestError, Utterance, Word
 
 __all__ = [
     "ManifestError",
     "Utterance",
     "Word",
+    "audio_root",
     "check_unique_ids",
     "read_manifest",
     "read_manifests",
@@ -47,23 +47,15 @@ def read_manifest(path: str | Path, *, root: str | Path | None = None) -> list[U
 
     """
     path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ManifestError(f"{path}: cannot read the manifest: {error.strerror}") from error
-    folder = (path.parent if root is None else Path(root)).resolve()
-    if not folder.is_dir():
-        raise ManifestError(
-            f"{path}: the root {str(root)!r} is no folder; name one above the audio"
-        )
+    lines = json_objects(path)
+    folder = audio_root(path, root)
     utterances: list[Utterance] = []
     first_line_of: dict[str, int] = {}
-    for number, line in _lines(content):
-        where = f"{path}:{number}"
-        utterance = _parse_line(line, where, folder)
+    for number, record in lines:
+        utterance = check_record(record, f"{path}:{number}", folder)
         if utterance.id in first_line_of:
             raise ManifestError(
-                f"{where}: id {utterance.id!r} is already used on line "
+                f"{path}:{number}: id {utterance.id!r} is already used on line "
                 f"{first_line_of[utterance.id]}; give every utterance an id of its own"
             )
         first_line_of[utterance.id] = number
@@ -74,6 +66,21 @@ def read_manifest(path: str | Path, *, root: str | Path | None = None) -> list[U
             f"{', '.join(REQUIRED_KEYS)}"
         )
     return utterances
+
+
+def audio_root(path: Path, root: str | Path | None) -> Path:
+    """The folder that audio paths start from: the root, or that of the file that names them.
+
+    Raises:
+        ManifestError: the root is no folder.
+
+    """
+    folder = (path.parent if root is None else Path(root)).resolve()
+    if not folder.is_dir():
+        raise ManifestError(
+            f"{path}: the root {str(root)!r} is no folder; name one above the audio"
+        )
+    return folder
 
 
 def read_manifests(
@@ -149,53 +156,3 @@ def write_manifest(
     staged = path.with_name(path.name + ".tmp")
     staged.write_text("".join(lines), encoding="utf-8", newline="\n")
     os.replace(staged, path)
-
-
-def _lines(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield (line number from 1, bytes) of the lines that hold something.
-
-    Only a line feed ends a line: JSON strings may hold U+2028 and its like.
-    """
-    content = content.removeprefix(b"\xef\xbb\xbf")
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        stripped = line.strip(b" \t\r")
-        if stripped:
-            yield number, stripped
-
-
-def _parse_line(line: bytes, where: str, folder: Path) -> Utterance:
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ManifestError(
-            f"{where}: not UTF-8 (byte {line[error.start]:#04x} at column {error.start + 1}); "
-            "save the manifest as UTF-8"
-        ) from error
-
-    def refuse_constant(name: str) -> Any:
-        raise ManifestError(f"{where}: {name} is not a JSON number; expected finite numbers")
-
-    def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        record = dict(pairs)
-        if len(record) != len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise ManifestError(f"{where}: the key {twice!r} stands twice in one object")
-        return record
-
-    try:
-        record = json.loads(text, parse_constant=refuse_constant, object_pairs_hook=unique_keys)
-    except ManifestError:
-        raise
-    except json.JSONDecodeError as error:
-        raise ManifestError(
-            f"{where}: not valid JSON at column {error.colno}: {error.msg}; "
-            "expected one JSON object a line"
-        ) from error
-    except (ValueError, RecursionError) as error:  # a number or a nesting beyond Python's limits
-        raise ManifestError(f"{where}: not usable JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise ManifestError(
-            f'{where}: expected a JSON object such as {{"id": …}}, received {describe(record)}'
-        )
-    return check_record(record, where, folder)

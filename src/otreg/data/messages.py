@@ -18,7 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from otreg.data._checks import (
+from otreg.data.audio_bytes import AudioBytes
+from otreg.data.checks import (
     check_audio_path,
     check_keys,
     check_list,
@@ -48,9 +49,10 @@ def is_own_audio(part: Mapping[str, Any]) -> bool:
 
 
 def audio_files(row: Utterance) -> list[Path]:
-    """The audio file of a row, and those of further clips in its messages."""
+    """The audio file of a row, and those of further clips in its messages; bytes are no file."""
     further = (part.get("audio") for part in message_parts(row.messages or ()))
-    return [Path(file) for file in (row.audio, *further) if file is not None]
+    found = (row.audio, *further)
+    return [Path(file) for file in found if file is not None and not isinstance(file, AudioBytes)]
 
 
 def text_row(

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from otreg.data.audio_bytes import Audio
 from otreg.data.utterance import Utterance
 
 Role = Literal["system", "user", "assistant"]
@@ -28,7 +29,7 @@ class Clip:
 
     Args:
         id: unique among the clips of a data set.
-        audio: the file.
+        audio: the file, or where its bytes are.
         text: what is said in it; "" where it is unknown.
         language: language code; "" where it is unknown.
         start_s: where it starts in the file, in seconds; None = at the file's start.
@@ -37,7 +38,7 @@ class Clip:
     """
 
     id: str
-    audio: Path
+    audio: Audio
     text: str = ""
     language: str = ""
     start_s: float | None = None

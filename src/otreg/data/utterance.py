@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
+
+from otreg.data.audio_bytes import Audio
 
 
 class ManifestError(ValueError):
@@ -20,8 +21,8 @@ class AudioSpan(Protocol):
         """Its name."""
 
     @property
-    def audio(self) -> Path | None:
-        """The audio file; None in a row without speech."""
+    def audio(self) -> Audio | None:
+        """The audio file, or where its bytes are; None in a row without speech."""
 
     @property
     def start_s(self) -> float | None:
@@ -61,8 +62,8 @@ class Utterance:
 
     Args:
         id: name of the utterance, unique among all that are used together.
-        audio: audio file, absolute when it comes from `read_manifest`; None where the row has no
-            speech of its own.
+        audio: audio file, absolute when it comes from `read_manifest`; `AudioBytes` where the audio
+            is no file of its own; None where the row has no speech of its own.
         text: transcript of the audio; "" where it is unknown.
         language: language code such as "en", "zh" or "pt-BR"; "" where it is unknown.
         speaker: name of the speaker, or None.
@@ -78,7 +79,7 @@ class Utterance:
     """
 
     id: str
-    audio: Path | None
+    audio: Audio | None
     text: str = ""
     language: str = ""
     speaker: str | None = None

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from otreg.data.audio import audio_info
-from otreg.data.manifest import read_manifest
 from otreg.data.segments import row_of
+from otreg.data.sources import Source, is_stream, read_source
 from otreg.evaluation.results import read_results
 from otreg.languages import primary
 from otreg.training.config import RunConfig, load_config
@@ -91,17 +91,26 @@ def run_facts(run: str | Path, *, results: str | Path | None = None) -> RunFacts
     return RunFacts(
         name,
         config=config,
-        data=tuple(data_facts(path, root=data.root) for path in data.train),
+        data=tuple(data_facts(source, root=data.root) for source in data.train),
         base_models=base_models(config),
         results=found,
     )
 
 
-def data_facts(path: Path, *, root: Path | None = None) -> DataFacts:
-    """Read a manifest, and the headers of its audio files; neither needs to be at hand still."""
+def data_facts(source: Source, *, root: Path | None = None) -> DataFacts:
+    """Read training data, and the headers of its audio; neither needs to be at hand still.
+
+    Args:
+        source: a manifest, or a mapping that says where other data is; a stream is only named.
+        root: folder that manifests' audio paths start from.
+    """
+    given = source.get("path", "") if isinstance(source, Mapping) else source
+    path = Path(str(given))
     name = path.parent.name if path.stem == "manifest" and path.parent.name else path.stem
+    if is_stream(source):
+        return DataFacts(name)
     try:
-        utterances = read_manifest(path, root=root)
+        utterances = read_source(source, root=root)
     except (OSError, ValueError) as error:
         logger.warning("the card says that a manifest is not at hand: %s", error)
         return DataFacts(name)

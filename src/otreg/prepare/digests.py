@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from otreg.data.audio_bytes import AudioBytes
 from otreg.data.file_digests import FileDigests
 from otreg.data.manifest import Utterance
 
@@ -20,13 +21,13 @@ def content_digest(row: Utterance) -> str:
     Returns:
         A SHA-256 in hexadecimal, the same wherever the files lie.
     """
-    record = dataclasses.asdict(row)
+    record = dataclasses.asdict(dataclasses.replace(row, audio=None)) | {"audio": row.audio}
     del record["source"]
-    content = json.dumps(record, sort_keys=True, default=_digest_of_path)
+    content = json.dumps(record, sort_keys=True, default=_digest_of_audio)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def file_digest(path: str | Path) -> str:
+def file_digest(path: str | Path | AudioBytes) -> str:
     """Hash a file's content; a process reads it again only where it may have changed.
 
     Returns:
@@ -51,7 +52,7 @@ def model_identity(source: str | Path, config: Any = None) -> dict[str, Any]:
     return {"source": str(source), "sha256": digest.hexdigest()}
 
 
-def _digest_of_path(value: Any) -> Any:
-    if isinstance(value, Path):
+def _digest_of_audio(value: Any) -> Any:
+    if isinstance(value, Path | AudioBytes):
         return {"sha256": file_digest(value)}
     raise TypeError(f"{type(value).__name__} is no JSON")

@@ -78,11 +78,13 @@ def build_encoder_cache(
     Raises:
         AudioError: for audio that cannot be used.
         StaleCacheError: for a cache that cannot be read.
-        ValueError: for a dataset that reads from a cache.
+        ValueError: for a dataset that reads from a cache, or augments.
 
     """
     if dataset.encoder_cache is not None:
         raise ValueError("the dataset reads from an encoder cache; pass one that reads audio")
+    if dataset.augmentation is not None:
+        raise ValueError("the dataset augments its audio; pass one without augmentation")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, received {batch_size}")
     path = Path(path)

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-__all__ = ["JsonLog", "ProgressBar", "trained_parameters"]
+__all__ = ["EpochOfData", "JsonLog", "ProgressBar", "trained_parameters"]
 
 _GROUPS = {"multi_modal_projector": "adapter", "objective_heads": "heads of objectives"}
 
@@ -18,10 +18,25 @@ def trained_parameters(model: Any) -> dict[str, int]:
     found: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            part = name.split(".")[0]
+            part = name.removeprefix("model.").split(".")[0]
             group = "lora" if ".lora_" in name else _GROUPS.get(part, part)
             found[group] = found.get(group, 0) + parameter.numel()
     return found
+
+
+class EpochOfData(TrainerCallback):
+    """Tell the training set which epoch begins, before its first item is asked for.
+
+    Args:
+        dataset: has `set_epoch`.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Set the epoch, also of a run that is resumed inside one."""
+        self.dataset.set_epoch(int((state.epoch or 0) + 1e-6))
 
 
 class JsonLog(TrainerCallback):

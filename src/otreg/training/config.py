@@ -204,6 +204,17 @@ class RunConfig:
                 "data.cache_encoder needs a frozen encoder, but a stage trains 'audio_tower': "
                 "drop one of the two"
             )
+        for stage in self.stages:
+            if self.data.streams and stage.steps is None:
+                raise ValueError(
+                    f"stage {stage.name!r}: data.train is a stream, whose length is not known; give "
+                    "steps in place of epochs"
+                )
+            if self.data.streams and stage.batch_size is None:
+                raise ValueError(
+                    f"stage {stage.name!r}: data.train is a stream, whose lengths are not known; give "
+                    "batch_size in place of max_tokens"
+                )
 
     def check_ready(self) -> None:
         """Refuse what can be seen to be missing before anything is loaded.
@@ -238,8 +249,11 @@ class RunConfig:
             raise ConfigError("data.train is missing: give manifests, e.g. data.train=train.jsonl")
         if self.data.root is not None and not self.data.root.is_dir():
             raise ConfigError(f"data.root: no such folder: {str(self.data.root)!r}")
-        for path in (*self.data.train, *self.data.validation):
-            if not path.is_file():
+        for source in (*self.data.train, *self.data.validation):
+            path = source if isinstance(source, Path) else Path(source["path"])
+            if isinstance(source, dict) and source["type"] in ("huggingface", "webdataset"):
+                continue  # a Hub id or a pattern is none of our files
+            if not path.is_file() and not (isinstance(source, dict) and path.is_dir()):
                 raise ConfigError(
                     f"data: no such manifest: {str(path)!r} "
                     "(relative paths start at the current directory)"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, Strict
 
+from otreg.data.sources import check_source
 from otreg.training.yaml_config import ConfigError, check_key
 
 _OWN_TRAINER_KEYS = {
@@ -50,8 +51,14 @@ def _as_number(value: Any) -> Any:
 
 
 def _as_list(value: Any) -> Any:
-    """One value where a list of them is expected is a list of one."""
-    return [value] if isinstance(value, (str, os.PathLike)) else value
+    """One path, or one mapping, where a list is expected is a list of one."""
+    return [value] if isinstance(value, (str, os.PathLike, Mapping)) else value
+
+
+def _checked_source(value: Any) -> Any:
+    """A manifest's path, or a mapping that says where other data is."""
+    check_source(value)
+    return value
 
 
 Number = Annotated[float, BeforeValidator(_as_number)]
@@ -60,8 +67,11 @@ Fraction = Annotated[Number, Field(ge=0, le=1)]
 Count = Annotated[int, Strict(), Field(ge=1)]
 Flag = Annotated[bool, Strict()]
 Name = Annotated[str, Field(min_length=1)]
-Paths = Annotated[list[Path], BeforeValidator(_as_list)]
 Trackers = Annotated[list[Literal["tensorboard", "wandb"]], BeforeValidator(_as_list)]
+Sources = Annotated[
+    list[Annotated[Path | dict[str, Any], BeforeValidator(_checked_source)]],
+    BeforeValidator(_as_list),
+]
 
 
 def check_tower(name: str, value: str) -> None:

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, Strict
 from pydantic.dataclasses import dataclass
 
 from otreg.data.interleave import Interleaving
+from otreg.data.sources import is_stream
 from otreg.training.field_types import (
     Count,
     Flag,
@@ -17,7 +18,7 @@ from otreg.training.field_types import (
     Name,
     NonNegative,
     Number,
-    Paths,
+    Sources,
     Trackers,
 )
 
@@ -135,14 +136,47 @@ class InterleaveConfig:
 
 
 @frozen
+class AugmentConfig:
+    """Speech that changes from epoch to epoch, in training alone (`otreg.data.augment`).
+
+    Args:
+        speeds: factors of which one is drawn for every clip, such as [0.9, 1, 1.1].
+        noise: manifests (or mappings) of noise, a piece of which is added.
+        noise_probability: share of the clips that get some.
+        noise_snr_db: lowest and highest ratio of speech to noise, in decibels.
+        reverberation: manifests (or mappings) of recorded impulse responses.
+        reverberation_probability: share of the clips that get one.
+        time_masks, time_mask_frames: stretches of masked frames, and the longest of them.
+        band_masks, band_mask_size: stretches of masked mel bands, and the widest of them.
+        seed: of all that is drawn; None = the run's.
+    """
+
+    speeds: list[Annotated[Number, Field(ge=0.5, le=2)]] = dataclasses.field(default_factory=list)
+    noise: Sources = dataclasses.field(default_factory=list)
+    noise_probability: Fraction = 0.5
+    noise_snr_db: Annotated[list[Number], Field(min_length=2, max_length=2)] = dataclasses.field(
+        default_factory=lambda: [10.0, 30.0]
+    )
+    reverberation: Sources = dataclasses.field(default_factory=list)
+    reverberation_probability: Fraction = 0.5
+    time_masks: Annotated[int, Strict(), Field(ge=0)] = 0
+    time_mask_frames: Count = 100
+    band_masks: Annotated[int, Strict(), Field(ge=0)] = 0
+    band_mask_size: Count = 27
+    seed: Annotated[int, Strict(), Field(ge=0)] | None = None
+
+
+@frozen
 class DataConfig:
     """What the run reads.
 
     Args:
-        train: manifests (JSONL) to train on.
-        validation: manifests for the loss on held-out speech, at the end of every stage.
+        train: what to train on: manifests (JSONL), or mappings that name data of other kinds, see
+            docs/data.md.
+        validation: the same for the loss on held-out speech, at the end of every stage.
         root: folder that the audio paths of all manifests start from and stay in; None = each
             manifest's own folder.
+        shuffle_buffer: of a stream, utterances among which the next is drawn; 0 = in its order.
         cache_encoder: encode every utterance once and keep the frozen encoder's outputs on disk.
         cache_dir: where to keep them, to share between runs of one encoder; None = in the run
             folder.
@@ -151,17 +185,20 @@ class DataConfig:
         long_audio: what becomes of recordings that are longer than max_clip_s: `refuse` stops the
             run before it trains, `split` cuts them between their `words`.
         max_clip_s: longest recording that is trained on; None = what the encoder takes.
+        augment: change the speech from epoch to epoch.
     """
 
-    train: Paths = dataclasses.field(default_factory=list)
-    validation: Paths = dataclasses.field(default_factory=list)
+    train: Sources = dataclasses.field(default_factory=list)
+    validation: Sources = dataclasses.field(default_factory=list)
     root: Path | None = None
+    shuffle_buffer: Annotated[int, Strict(), Field(ge=0)] = 1000
     cache_encoder: Flag = False
     cache_dir: Path | None = None
     cache_batch_size: Count = 16
     interleave: InterleaveConfig | None = None
     long_audio: Literal["refuse", "split"] = "refuse"
     max_clip_s: Annotated[Number, Field(gt=0)] | None = None
+    augment: AugmentConfig | None = None
 
     def __post_init__(self) -> None:
         if self.long_audio == "split" and self.interleave is not None:
@@ -169,6 +206,21 @@ class DataConfig:
                 "data.long_audio=split cuts recordings between their words, as data.interleave does: "
                 "drop one of the two"
             )
+        if self.augment is not None and self.cache_encoder:
+            raise ValueError(
+                "augment changes the speech, but cache_encoder keeps it as it is: drop one of the two"
+            )
+        if any(map(is_stream, self.validation)):
+            raise ValueError("validation needs all rows at once: drop streaming: true there")
+        if self.streams and len(self.train) > 1:
+            raise ValueError("a stream in train stands alone: give one source, or drop streaming")
+        if self.streams and self.cache_encoder:
+            raise ValueError("cache_encoder needs all rows at once: drop it, or streaming: true")
+
+    @property
+    def streams(self) -> bool:
+        """Whether the training data is a stream."""
+        return any(map(is_stream, self.train))
 
     def interleaving(self) -> Interleaving | None:
         """What cuts utterances into documents, None where rows stay as they are."""

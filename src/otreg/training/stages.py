@@ -14,14 +14,16 @@ from torch import nn
 from transformers import PrinterCallback, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
-from otreg.data import SpeechTextCollator, SpeechTextDataset, read_manifests
+from otreg.data import SpeechTextCollator, SpeechTextDataset, SpeechTextStream
+from otreg.data.sources import Source, read_sources
 from otreg.forwards import Reference, port_of
 from otreg.model import SpeechLMForConditionalGeneration
 from otreg.prepare.encoder_states import build_encoder_cache
 from otreg.training.batches import EqualEpochs
 from otreg.training.building import build_model
-from otreg.training.callbacks import JsonLog, ProgressBar
+from otreg.training.callbacks import EpochOfData, JsonLog, ProgressBar
 from otreg.training.config import RunConfig, StageConfig
+from otreg.training.data import training_augmentation, training_stream
 from otreg.training.long_audio import fit_long_audio
 from otreg.training.model_parts import enter_stage, finish
 from otreg.training.objectives import WeightedObjective, build_objectives
@@ -146,16 +148,16 @@ def _datasets(
     device: torch.device,
     *,
     progress: bool,
-) -> tuple[SpeechTextDataset, SpeechTextDataset | None]:
+) -> tuple[SpeechTextDataset | SpeechTextStream, SpeechTextDataset | None]:
     """The training set and, where there is one, the validation set."""
     if not config.data.train:
         raise ConfigError("data.train is missing: give manifests, e.g. data.train=train.jsonl")
 
-    def dataset(paths: Sequence[Path]) -> SpeechTextDataset:
-        utterances = read_manifests(paths, root=config.data.root)
+    def dataset(sources: Sequence[Source], change: Any = None) -> SpeechTextDataset:
+        utterances = read_sources(sources, root=config.data.root)
         utterances = fit_long_audio(utterances, config.data, processor)
         cut = config.data.interleaving()
-        found = SpeechTextDataset(utterances, processor, interleaving=cut)
+        found = SpeechTextDataset(utterances, processor, interleaving=cut, augmentation=change)
         if not config.data.cache_encoder:
             return found
         path = config.data.cache_dir or folder.encoder_cache
@@ -170,8 +172,11 @@ def _datasets(
 
     if config.data.cache_encoder:
         model.to(device)
-    validation = config.data.validation
-    return dataset(config.data.train), dataset(validation) if validation else None
+    if config.data.streams:
+        train_set: Any = training_stream(config, processor)
+    else:
+        train_set = dataset(config.data.train, training_augmentation(config))
+    return train_set, dataset(config.data.validation) if config.data.validation else None
 
 
 def _enter_stage(config: RunConfig, stage: StageConfig, model: Any) -> None:
@@ -242,13 +247,13 @@ def _trainer(
     processor: Any,
     objectives: dict[str, WeightedObjective],
     reference: Reference | None,
-    train_set: SpeechTextDataset,
+    train_set: SpeechTextDataset | SpeechTextStream,
     validation_set: SpeechTextDataset | None,
     quiet: bool,
 ) -> SpeechLMTrainer:
     arguments = _training_arguments(config, stage, folder)
     sampler = None
-    if stage.max_tokens is not None:
+    if stage.max_tokens is not None and isinstance(train_set, SpeechTextDataset):
         micro_batches = stage.gradient_accumulation_steps * arguments.world_size
         sampler = EqualEpochs(
             train_set.lengths(),
@@ -259,6 +264,8 @@ def _trainer(
             world_size=arguments.world_size,
         )
     callbacks: list[Any] = [JsonLog(folder.log, stage.name)]
+    if isinstance(train_set, SpeechTextDataset):  # a stream counts its passes itself
+        callbacks.append(EpochOfData(train_set))
     if not quiet:
         callbacks.append(ProgressBar(stage.name, [LOG_KEYS.get(name, name) for name in objectives]))
     trainer = SpeechLMTrainer(

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
@@ -108,18 +108,22 @@ class SpeechLMTrainer(Trainer):
         self._counts: dict[str, Tensor] = {}
 
     def get_train_dataloader(self) -> DataLoader:
-        """Trainer's loader, or one over the batch sampler where there is one."""
-        if self.train_batch_sampler is None:
+        """Trainer's loader, or one over the batch sampler or the stream where there is one."""
+        stream = isinstance(self.train_dataset, IterableDataset)
+        if self.train_batch_sampler is None and not stream:
             return super().get_train_dataloader()
         loader: DataLoader = DataLoader(
             self.train_dataset,  # type: ignore[arg-type]
             batch_sampler=self.train_batch_sampler,
+            batch_size=self.args.per_device_train_batch_size if stream else 1,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
         )
+        if stream:  # it knows its rank; accelerate would share its share out again
+            return loader
         prepared: DataLoader = self.accelerator.prepare(loader)
         return prepared
 

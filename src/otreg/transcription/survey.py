@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from otreg.data.audio import SAMPLE_RATE_HZ, audio_info, stream_audio
+from otreg.data.audio_bytes import AudioBytes
 from otreg.data.utterance import AudioSpan
 
 FRAME_S = 0.02
@@ -62,9 +63,9 @@ def survey(span: AudioSpan, folder: str | Path) -> Survey:
     info = audio_info(span, max_duration_s=float("inf"))
     assert span.audio is not None  # audio_info has refused it
     blocks = stream_audio(span)
-    if not info.from_start:
+    if not info.from_start and not isinstance(span.audio, AudioBytes):
         levels = measure_levels(blocks)
-        return Survey(Path(span.audio), span.start_s or 0.0, info.duration_s, levels)
+        return Survey(span.audio, span.start_s or 0.0, info.duration_s, levels)
     handle = tempfile.NamedTemporaryFile(  # noqa: SIM115 (the caller's folder holds it)
         dir=folder, prefix="recording-", suffix=".wav", delete=False
     )

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from otreg.data._checks import (
+from otreg.data.audio_bytes import AudioBytes
+from otreg.data.checks import (
     check_audio_path,
     check_json,
     check_keys,
@@ -31,7 +32,7 @@ def check_record(record: dict[str, Any], where: str, root: Path) -> Utterance:
     """Turn one JSON object into an Utterance, or say what is wrong with it.
 
     Args:
-        record: the object.
+        record: the object; 'audio' may be an `AudioBytes`, which JSON cannot make.
         where: "manifest.jsonl:12", for errors.
         root: folder that relative audio paths start from and that no path may leave.
 
@@ -55,7 +56,9 @@ def check_record(record: dict[str, Any], where: str, root: Path) -> Utterance:
     _check_own_audio(record, messages, where)
     audio = text = speaker = words = attributes = custom = None
     if "audio" in given:
-        audio = check_audio_path(given["audio"], "'audio'", where, root)
+        audio = given["audio"]
+        if not isinstance(audio, AudioBytes):
+            audio = check_audio_path(audio, "'audio'", where, root)
     if "text" in given:
         text = check_string(given["text"], "'text'", where)
     if "speaker" in given:
@@ -92,7 +95,15 @@ def utterance_record(utterance: Utterance, root: Path) -> dict[str, Any]:
         utterance: what to write; unchecked, so pass the result through `check_record`.
         root: absolute folder from which the audio paths are to start.
 
+    Raises:
+        ManifestError: the audio is no file, so no path can name it.
+
     """
+    if isinstance(utterance.audio, AudioBytes):
+        raise ManifestError(
+            f"{utterance.name}: its audio {utterance.audio} is no file of its own, so a manifest cannot "
+            "name it; otreg.data.sources.export_manifest writes the audio beside the manifest"
+        )
 
     def relative(audio: str | Path) -> str:
         absolute = Path(audio).parent.resolve() / Path(audio).name
@@ -131,7 +142,8 @@ def _check_own_audio(
                     'that is written out, {"type": "audio", "audio": "…"}, needs no text)'
                 )
                 raise ManifestError(f"{where}: the key {key!r} is missing; {reason}")
-            check_string(record[key], f"{key!r}", where)
+            if not isinstance(record[key], AudioBytes):
+                check_string(record[key], f"{key!r}", where)
     elif record.get("audio") is not None:
         raise ManifestError(
             f"{where}: 'audio' is given, but no part of its messages uses it; put "
