@@ -20,6 +20,7 @@ from tiny_run import run_config, save_corpus, save_towers, stage
 from otreg.cli import main
 
 COMMANDS = ("demo", "miniature", "prepare", "train", "evaluate", "transcribe", "align", "report")
+COMMANDS += ("serve",)
 OTREG = Path(sys.executable).with_name("otreg")
 
 

@@ -1,4 +1,5 @@
-"""The command line: `otreg demo | miniature | prepare | train | evaluate | transcribe | align | report`.
+"""The command line: `otreg demo | miniature | prepare | train | serve`, and what is done with a trained
+model: `evaluate | transcribe | align | report`.
 
 A user's mistake ends with exit code 2 and one line on stderr, anything else with 1.
 """
@@ -7,9 +8,10 @@ from otreg.cli import (  # the commands register themselves
     demo,
     miniature,
     prepare,
+    serve,
     train,
     trained_model,
 )
 from otreg.cli.application import main
 
-__all__ = ["demo", "main", "miniature", "prepare", "train", "trained_model"]
+__all__ = ["demo", "main", "miniature", "prepare", "serve", "train", "trained_model"]
