@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Literal, Protocol
 
 from otreg.data.audio import AudioError
@@ -23,7 +24,10 @@ State = Literal["loading", "ready", "closed", "failed"]
 
 
 class Decoder(Protocol):
-    """What the batcher asks of a `Recognizer`."""
+    """What a `Recognizer` does."""
+
+    def pieces(self, recording: Utterance, folder: Path) -> list[Piece]:
+        """Cut a recording into what is decoded at once."""
 
     def transcribe(self, utterances: Sequence[Utterance]) -> list[Transcription]:
         """Decode as one batch, in order."""
@@ -88,9 +92,9 @@ class Batcher:
         self.metrics = metrics or Metrics()
         self.max_batch = max_batch
         self.max_batch_s = max_batch_s
-        self.decoder: Decoder | None = None
         self.failure: BaseException | None = None
         self._load = load
+        self._decoder: Decoder | None = None
         self._when_failed = when_failed
         self._queue: deque[Ticket] = deque()
         self._changed = threading.Condition()
@@ -127,17 +131,22 @@ class Batcher:
         """
         ticket = Ticket(pieces, when_settled)
         with self._changed:
-            self.check_ready()
+            self.ready_decoder()
             self._queue.append(ticket)
             self._changed.notify()
         return ticket
 
-    def check_ready(self) -> None:
-        """Raise a RequestError where nothing can be decoded: loading, or ending."""
+    def ready_decoder(self) -> Decoder:
+        """The model.
+
+        Raises:
+            RequestError: it is loading, or the server is ending.
+        """
         if self._state == "loading":
             raise loading()
-        if self._state != "ready":
+        if self._state != "ready" or self._decoder is None:
             raise shutting_down()
+        return self._decoder
 
     def drop(self, ticket: Ticket, error: RequestError) -> int:
         """Take a request's waiting pieces out of the queue; those being decoded go on.
@@ -172,7 +181,7 @@ class Batcher:
 
     def _run(self) -> None:
         try:
-            self.decoder = self._load()
+            decoder = self._decoder = self._load()
         except BaseException as error:
             self.failure = error
             self._state = "failed"
@@ -184,7 +193,7 @@ class Batcher:
         while batch := self._take():
             self.metrics.batch_size.observe(len(batch))
             began = time.perf_counter()
-            self._decode(self.decoder, batch)
+            self._decode(decoder, batch)
             self.metrics.batch_s.observe(time.perf_counter() - began)
             del batch  # a request's memory is not kept until the next comes
 

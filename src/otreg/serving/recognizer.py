@@ -12,6 +12,7 @@ from otreg.data.utterance import Utterance
 from otreg.languages import is_character_language
 from otreg.model.features import is_whisper
 from otreg.model.generation import Transcription, transcribe
+from otreg.serving.formats import Segment
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Piece:
 class Recognizer:
     """A model that transcribes recordings piece by piece.
 
-    `pieces` and `delta` are the two places where long recordings are to be cut and joined; nothing
-    else in the server knows how many pieces a recording has.
+    `pieces` is where long recordings are to be cut, `Joiner` where they are joined; nothing else in the
+    server minds how many pieces a recording has.
 
     Args:
         model: what `otreg.model.generation.transcribe` takes.
@@ -77,11 +78,39 @@ class Recognizer:
             max_new_tokens=self.max_new_tokens,
         )
 
-    def delta(self, so_far: str, text: str, language: str) -> str:
-        """What a piece's transcript adds to those before it: they join to the recording's."""
-        if not so_far or not text or is_character_language(language):
-            return text
-        return f" {text}"
+
+class Joiner:
+    """Puts the transcripts of a recording's pieces together, in their order.
+
+    Args:
+        pieces: all of the recording.
+        language: code; languages that write words together are joined without spaces.
+
+    Attributes:
+        segments: of the pieces so far.
+        text: of the recording so far; what `add` returned, one after the other.
+    """
+
+    def __init__(self, pieces: Sequence[Piece], language: str) -> None:
+        self.segments: list[Segment] = []
+        self.text = ""
+        self._pieces = list(pieces)
+        self._space = "" if is_character_language(language) else " "
+
+    def add(self, transcription: Transcription) -> str:
+        """Take the next piece's transcript; return what it adds to the text."""
+        piece = self._pieces[len(self.segments)]
+        said = transcription.hypothesis
+        end_s = piece.start_s + piece.duration_s
+        self.segments.append(Segment(piece.start_s, end_s, said, transcription.hit_limit))
+        delta = f"{self._space}{said}" if self.text and said else said
+        self.text += delta
+        return delta
+
+    @property
+    def hit_limit(self) -> bool:
+        """Whether decoding stopped at the limit of tokens somewhere, so that words may be missing."""
+        return any(segment.hit_limit for segment in self.segments)
 
 
 def _encoder_limit_s(processor: Any) -> float:

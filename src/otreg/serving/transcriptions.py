@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import time
 from collections.abc import AsyncIterator
@@ -22,13 +23,13 @@ from otreg.serving.errors import RequestError, bad_request, hung_up, timed_out, 
 from otreg.serving.fields import Fields, read_fields
 from otreg.serving.formats import (
     MEDIA_TYPES,
-    Segment,
     delta_event,
     done_event,
     error_event,
     render,
 )
 from otreg.serving.limits import Limits
+from otreg.serving.recognizer import Joiner
 from otreg.serving.uploads import Upload, receive_upload
 
 LIMIT_HEADER = "X-Otreg-Hit-Token-Limit"
@@ -58,7 +59,7 @@ class Transcriptions:
         Raises:
             RequestError: whatever keeps it from its transcript.
         """
-        self.batcher.check_ready()
+        self.batcher.ready_decoder()
         if self.num_open >= self.limits.max_requests:
             raise too_many(self.limits.max_requests)
         self.num_open += 1
@@ -89,7 +90,8 @@ class _Stream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            with contextlib.suppress(ClientDisconnect):
+                await super().__call__(scope, receive, send)
         finally:
             self.job.end()
 
@@ -103,10 +105,9 @@ class _Job:
         self.batcher = owner.batcher
         self.request = request
         self.deadline = time.monotonic() + self.limits.timeout_s
-        self.segments: list[Segment] = []
-        self.text = ""
         self.upload: Upload
         self.fields: Fields
+        self.joiner: Joiner
         self.ticket: Ticket | None = None
         self.watch: asyncio.Task[None] | None = None
 
@@ -120,22 +121,20 @@ class _Job:
             self.upload.remove()
             raise
         self.watch = asyncio.ensure_future(self._disconnected())
-        delta = await self._hear(
-            0
-        )  # what fails before the first event still has a status of its own
-        if self.fields.stream:
+        delta = await self._hear(0)
+        if self.fields.stream:  # what failed before the first event had a status of its own
             return _Stream(self._events(delta), self)
         for number in range(1, len(self.ticket.pieces)):
             await self._hear(number)
         asked = self.fields.response_format
         body = render(
             asked,
-            self.text,
-            self.segments,
+            self.joiner.text,
+            self.joiner.segments,
             language=self.fields.language,
-            duration_s=self.segments[-1].end_s,
+            duration_s=self.joiner.segments[-1].end_s,
         )
-        headers = {LIMIT_HEADER: "true"} if self._hit_limit() else None
+        headers = {LIMIT_HEADER: "true"} if self.joiner.hit_limit else None
         return Response(body, media_type=MEDIA_TYPES[asked], headers=headers)
 
     def end(self, reason: RequestError | None = None) -> None:
@@ -167,12 +166,13 @@ class _Job:
 
     async def _submit(self) -> Ticket:
         recording = Utterance(self.owner.next_id(), self.upload.path, language=self.fields.language)
-        decoder: Any = self.batcher.decoder
+        cut = self.batcher.ready_decoder().pieces
         try:
-            pieces = await run_in_threadpool(decoder.pieces, recording, self.upload.folder)
+            pieces = await run_in_threadpool(cut, recording, self.upload.folder)
         except AudioError as error:
             message = self.upload.rename(str(error))
             raise bad_request(message, "file", "invalid_audio") from error
+        self.joiner = Joiner(pieces, self.fields.language)
         return self.batcher.submit(pieces, self.upload.remove)
 
     async def _disconnected(self) -> None:
@@ -181,16 +181,7 @@ class _Job:
 
     async def _hear(self, number: int) -> str:
         """Wait for a piece's transcript; return what it adds to the text."""
-        transcription = await self._result(number)
-        assert self.ticket is not None
-        piece = self.ticket.pieces[number]
-        end_s = piece.start_s + piece.duration_s
-        segment = Segment(piece.start_s, end_s, transcription.hypothesis, transcription.hit_limit)
-        self.segments.append(segment)
-        decoder: Any = self.batcher.decoder
-        delta: str = decoder.delta(self.text, segment.text, self.fields.language)
-        self.text += delta
-        return delta
+        return self.joiner.add(await self._result(number))
 
     async def _result(self, number: int) -> Transcription:
         assert self.ticket is not None
@@ -218,12 +209,10 @@ class _Job:
             for number in range(1, len(self.ticket.pieces)):
                 if delta := await self._hear(number):
                     yield delta_event(delta)
-            yield done_event(self.text, hit_limit=self._hit_limit())
+            yield done_event(self.joiner.text, hit_limit=self.joiner.hit_limit)
         except RequestError as error:
+            self.batcher.drop(self.ticket, error)
             yield error_event(error.body)
-
-    def _hit_limit(self) -> bool:
-        return any(segment.hit_limit for segment in self.segments)
 
 
 def _look_at(future: asyncio.Future[Transcription]) -> None:
