@@ -34,6 +34,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from transformers.utils import logging
 
 from otreg.data.audio import load_audio
 from otreg.data.manifest import read_manifest
@@ -126,6 +127,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    logging.disable_progress_bar()
     files, seconds = recordings(options.audio, options.requests)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -163,8 +165,10 @@ def measure(
 ) -> None:
     """Ask both ways in turn, and print a table."""
     with httpx.Client(base_url=server.url, timeout=600) as client:
-        while client.get("/health").status_code != 200:
+        while server.batcher.state == "loading":
             time.sleep(0.1)
+        if server.batcher.failure is not None:
+            return
 
         def ask(file: bytes) -> str:
             answer = client.post(
