@@ -219,11 +219,18 @@ def test_a_stream_brings_each_piece_as_it_is_ready(start):
     assert done.text == "one two three"
 
 
-def test_a_stream_that_fails_says_so(start):
+def test_a_stream_that_fails_says_so_and_stops_its_decoding(start):
     lost = RuntimeError("lost")
-    server = ready(start, Planted(fails=lambda text: lost if text == "two" else None), max_batch=1)
+    planted = Planted(fails=lambda text: lost if text == "two" else None)
+    planted.gate.clear()
+    planted.free = 2
+    server = ready(start, planted, max_batch=1)
     with pytest.raises(openai.APIError, match="failed to decode"):
-        ask(server, 3.0, stream=True)
+        ask(server, 5.0, stream=True)
+    wait_until(lambda: metric(server, "otreg_open_requests") == 0)
+    assert server.batcher.num_waiting == 0
+    assert metric(server, 'otreg_dropped_total{reason="decoding"}') == 1
+    planted.gate.set()
     with pytest.raises(openai.InternalServerError, match="failed to decode"):
         ask(server, 3.0)
 

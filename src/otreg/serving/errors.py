@@ -107,3 +107,14 @@ def too_large(max_bytes: int) -> RequestError:
         code="too_large",
         headers={"Connection": "close"},
     )
+
+
+def too_slow(timeout_s: float) -> RequestError:
+    """The request's body takes too long to arrive."""
+    return RequestError(
+        408,
+        f"the upload took longer than {timeout_s:g} s; send it faster, or compressed audio (flac, mp3, "
+        "ogg)",
+        code="timeout",
+        headers={"Connection": "close"},
+    )

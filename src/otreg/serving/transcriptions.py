@@ -113,7 +113,12 @@ class _Job:
 
     async def begin(self) -> Response:
         """Everything up to the answer, or up to a stream's first event."""
-        self.upload = await self._receive()
+        self.upload = await receive_upload(
+            self.request,
+            max_bytes=self.limits.max_upload_bytes,
+            timeout_s=self.limits.timeout_s,
+            root=self.owner.root,
+        )
         try:
             self.fields = read_fields(self.upload.fields, self.owner.model)
             self.ticket = await self._submit()
@@ -144,25 +149,6 @@ class _Job:
             self.watch.cancel()
         if self.ticket is not None:
             self.batcher.drop(self.ticket, reason or hung_up())
-
-    async def _receive(self) -> Upload:
-        try:
-            return await asyncio.wait_for(
-                receive_upload(
-                    self.request, max_bytes=self.limits.max_upload_bytes, root=self.owner.root
-                ),
-                self.limits.timeout_s,
-            )
-        except ClientDisconnect:
-            raise hung_up() from None
-        except asyncio.TimeoutError:
-            raise RequestError(
-                408,
-                f"the upload took longer than {self.limits.timeout_s:g} s; send it faster, or "
-                "compressed audio (flac, mp3, ogg)",
-                code="timeout",
-                headers={"Connection": "close"},
-            ) from None
 
     async def _submit(self) -> Ticket:
         recording = Utterance(self.owner.next_id(), self.upload.path, language=self.fields.language)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from python_multipart.exceptions import FormParserError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.types import Message
 
-from otreg.serving.errors import bad_request, too_large
+from otreg.serving.errors import RequestError, bad_request, hung_up, too_large, too_slow
 
 logger = logging.getLogger(__name__)
 
@@ -47,18 +51,21 @@ class Upload:
         return message.replace(str(self.path), repr(self.name))
 
 
-async def receive_upload(request: Request, *, max_bytes: int, root: Path) -> Upload:
+async def receive_upload(
+    request: Request, *, max_bytes: int, timeout_s: float, root: Path
+) -> Upload:
     """Read a form with one file, to disk, and no more than the limit.
 
     Args:
         request: whose body is read.
         max_bytes: most bytes of the body, file and all.
+        timeout_s: most seconds for the body.
         root: where the request's folder is made.
 
     Raises:
         RequestError: 413 for a larger body: at once where its header says so, else where the limit is
-            reached; 400 for a body that is no form with a file.
-        ClientDisconnect: the client hung up.
+            reached; 408 for one that takes longer; 499 where the client hung up; 400 for a body that
+            is no form with a file.
     """
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > max_bytes:
@@ -67,21 +74,14 @@ async def receive_upload(request: Request, *, max_bytes: int, root: Path) -> Upl
         raise bad_request(
             "expected a form (Content-Type multipart/form-data) with the fields 'file' and 'model'"
         )
-    received = 0
-
-    async def receive() -> Message:
-        nonlocal received
-        message = await request.receive()
-        received += len(message.get("body", b""))
-        if received > max_bytes:
-            raise too_large(max_bytes)
-        return message
-
-    limited = Request(request.scope, receive)
+    body = _Body(request, max_bytes, timeout_s)
     try:
-        form = await limited.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
-    except HTTPException as error:
-        raise bad_request(f"the form cannot be read: {error.detail}") from error
+        form = await Request(request.scope, body.receive).form(
+            max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
+        )
+    except (HTTPException, FormParserError) as error:
+        detail = error.detail if isinstance(error, HTTPException) else str(error)
+        raise body.problem or bad_request(f"the form cannot be read: {detail}") from error
     try:
         items = form.multi_items()
         file = next((value for name, value in items if name == "file"), None)
@@ -101,6 +101,39 @@ async def receive_upload(request: Request, *, max_bytes: int, root: Path) -> Upl
         return Upload(folder, path, file.filename or "audio", fields)
     finally:
         await form.close()
+
+
+class _Body:
+    """A request's body, up to where something is wrong with it.
+
+    What is wrong is raised as a mistake of the form: after those, the form's parser closes its files.
+
+    Attributes:
+        problem: what was wrong.
+    """
+
+    def __init__(self, request: Request, max_bytes: int, timeout_s: float) -> None:
+        self.problem: RequestError | None = None
+        self._request = request
+        self._left = self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
+        self._deadline = time.monotonic() + timeout_s
+
+    async def receive(self) -> Message:
+        left_s = max(0.0, self._deadline - time.monotonic())
+        try:
+            message = await asyncio.wait_for(self._request.receive(), left_s)
+        except asyncio.TimeoutError:
+            self.problem = too_slow(self._timeout_s)
+        else:
+            self._left -= len(message.get("body", b""))
+            if message["type"] == "http.disconnect":
+                self.problem = hung_up()
+            elif self._left < 0:
+                self.problem = too_large(self._max_bytes)
+            else:
+                return message
+        raise MultiPartException(self.problem.message)
 
 
 def _copy(file: UploadFile, path: Path) -> None:
