@@ -18,6 +18,7 @@ import pytest
         "prepare.journal",
         "prepare.selection",
         "prepare.spelling",
+        "transcription.joining",
     ],
 )
 def test_examples_in_docstrings_run(module: str) -> None:

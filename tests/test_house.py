@@ -25,17 +25,18 @@ ROOMS: dict[str, set[str]] = {
     "integrations": {"objectives", "model", "data", "pair", "forwards"},
     "prepare": {"model", "data", "objectives", "pair", "forwards"},
     "synthetic": {"model", "data"},
+    "transcription": {"model", "data"},
     "evaluation": {"transport", "pair", "objectives", "forwards", "model", "data"},
     "training": {"pair", "objectives", "forwards", "model", "data", "prepare"},
-    "serving": {"data", "model"},
+    "serving": {"data", "model", "transcription"},
     "recipes": set(),
     "experiment": {
         *("pair", "objectives", "forwards", "model", "data"),
         *("prepare", "synthetic", "evaluation", "training"),
     },
     "cli": {
-        *("data", "model", "prepare", "synthetic", "evaluation", "training", "experiment"),
-        "serving",
+        *("data", "model", "prepare", "synthetic", "transcription", "serving"),
+        *("evaluation", "training", "experiment"),
     },
 }
 

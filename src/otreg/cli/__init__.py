@@ -11,7 +11,17 @@ from otreg.cli import (  # the commands register themselves
     serve,
     train,
     trained_model,
+    transcribe,
 )
 from otreg.cli.application import main
 
-__all__ = ["demo", "main", "miniature", "prepare", "serve", "train", "trained_model"]
+__all__ = [
+    "demo",
+    "main",
+    "miniature",
+    "prepare",
+    "serve",
+    "train",
+    "trained_model",
+    "transcribe",
+]

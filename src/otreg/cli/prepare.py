@@ -133,6 +133,40 @@ def words(
 
 
 @programs.command(
+    epilog="Example: otreg prepare split talks.words.jsonl --out talks.split.jsonl --max-s 20"
+)
+def split(
+    context: typer.Context,
+    inputs: Inputs,
+    out: Out,
+    max_s: Annotated[float, typer.Option(metavar="SECONDS", help="Longest piece.")] = 20.0,
+    root: Root = None,
+    skip: Skip = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Split long recordings between their words, so that each piece keeps its transcript.
+
+    The rows need words (see otreg prepare words); pieces are named ID#1, ID#2 and so on. The audio
+    stays where it is.
+    """
+    _check_files(inputs)
+    from otreg.prepare.split import prepare_split
+
+    made = prepare_split(
+        inputs,
+        out,
+        max_s=max_s,
+        root=root,
+        skip=skip,
+        overwrite=overwrite,
+        quiet=quiet,
+        command=command_line("prepare split", context.params),
+    )
+    _echo_counts(made, out)
+
+
+@programs.command(
     epilog="Example: otreg prepare select web.txt --out chosen.jsonl --scores scores.jsonl "
     "--count 1000 --embedder sentence-transformers/all-MiniLM-L6-v2"
 )

@@ -1,4 +1,4 @@
-"""`otreg evaluate`, `transcribe`, `align` and `report`: what is done with a trained model."""
+"""`otreg evaluate`, `align` and `report`: what is done with a trained model."""
 
 from __future__ import annotations
 
@@ -94,36 +94,6 @@ def evaluate(
 
     print_rows(results)
     typer.echo(f"results: {out}")
-
-
-@app.command(epilog="Example: otreg transcribe runs/digits one.wav two.flac")
-def transcribe(
-    run: Run,
-    audio: Annotated[list[Path], typer.Argument(help="Sound files: wav, flac, ogg, mp3.")],
-    language: Annotated[
-        str, typer.Option(help="Language code, for prompts that name the language.")
-    ] = "",
-    batch_size: BatchSize = 16,
-    max_new_tokens: MaxTokens = 200,
-    device: Device = None,
-) -> None:
-    """Write what is said in sound files: one line each, the file's name, a tab, the transcript."""
-    for path in audio:
-        if not path.is_file():
-            raise ValueError(f"no such sound file: {str(path)!r}")
-    from otreg.data.manifest import Utterance
-    from otreg.model.generation import transcribe as decode
-
-    utterances = [
-        Utterance(f"{number}: {path}", path.resolve(), language=language)
-        for number, path in enumerate(audio, 1)
-    ]
-    model, processor = _load(run, device)
-    done = decode(
-        model, processor, utterances, batch_size=batch_size, max_new_tokens=max_new_tokens
-    )
-    for path, result in zip(audio, done, strict=True):
-        typer.echo(f"{path}\t{result.hypothesis}")
 
 
 @app.command(epilog="Example: otreg align runs/digits test.jsonl --out plans --limit 5")

@@ -6,6 +6,9 @@ passes over in silence (a cut WAV, Ogg or MP3 file, NaN samples, no samples) is 
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +29,6 @@ FORMATS = {"WAV": "wav", "WAVEX": "wav", "RF64": "wav", "FLAC": "flac", "OGG": "
 _MIN_RATE_HZ, _MAX_RATE_HZ = 1000, 768000
 _BLOCK_SAMPLES = 1 << 18
 _UNSEEKABLE = ("ogg", "mp3")
-_MAX_UNSEEKABLE_SAMPLES = 1 << 28  # 1 GiB as float32
 
 
 class AudioError(ValueError):
@@ -41,6 +43,7 @@ class AudioInfo:
         sample_rate_hz: the file's own rate.
         num_channels: the file's channels.
         start, stop: the utterance's first sample and the one after its last, at the file's rate.
+        from_start: whether every span is decoded from the file's beginning, as in ogg and mp3.
 
     """
 
@@ -48,6 +51,7 @@ class AudioInfo:
     num_channels: int
     start: int
     stop: int
+    from_start: bool = False
 
     @property
     def duration_s(self) -> float:
@@ -112,17 +116,45 @@ def load_audio(span: AudioSpan, *, max_duration_s: float = MAX_DURATION_S) -> np
     file, num_frames = _open(span)
     with file:
         info = _info(file, num_frames, span, max_duration_s)
-        samples = _decode(file, info, span)
-    if not np.isfinite(samples).all():
-        first = int(np.flatnonzero(~np.isfinite(samples))[0])
-        at_s = (info.start + first) / info.sample_rate_hz
-        raise _error(
-            span, f"holds NaN or infinite samples, the first at {at_s:.3f} s; write it again"
-        )
+        samples = np.empty(info.stop - info.start, dtype=np.float32)
+        done = 0
+        for block in _decode(file, info, span):
+            samples[done : done + len(block)] = block
+            done += len(block)
     samples = resample(samples, info.sample_rate_hz)
     if len(samples) == 0:
         raise _error(span, f"is too short: {info.duration_s:.6f} s is no sample at 16 kHz")
     return np.ascontiguousarray(samples, dtype=np.float32)
+
+
+def stream_audio(span: AudioSpan, *, max_duration_s: float = math.inf) -> Iterator[np.ndarray]:
+    """Decode an utterance or clip of any length, holding one block of it at a time.
+
+    Args:
+        span: what to decode; only its segment where it has one.
+        max_duration_s: as in `audio_info`.
+
+    Yields:
+        (samples,) float32 at 16 kHz. Joined, the blocks are what `load_audio` returns.
+
+    Raises:
+        AudioError: as `load_audio`, once the damaged place is reached.
+
+    """
+    import soxr
+
+    file, num_frames = _open(span)
+    with file:
+        info = _info(file, num_frames, span, max_duration_s)
+        if info.sample_rate_hz == SAMPLE_RATE_HZ:
+            yield from _decode(file, info, span)
+            return
+        resampler = soxr.ResampleStream(
+            info.sample_rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32", quality="HQ"
+        )
+        for block in _decode(file, info, span):
+            yield resampler.resample_chunk(block)
+        yield resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
 
 
 def _error(span: AudioSpan, problem: str) -> AudioError:
@@ -141,7 +173,7 @@ def _open(span: AudioSpan) -> tuple[soundfile.SoundFile, int]:
     if path.stat().st_size == 0:
         raise _error(span, "is empty (0 bytes); copy or make it again")
     try:
-        file = soundfile.SoundFile(path)
+        file = _stream_class()(path)
     except (soundfile.SoundFileError, OSError, TypeError) as error:
         raise _error(
             span, f"cannot be opened ({error}); expected an intact wav, flac, ogg or mp3 file"
@@ -186,61 +218,78 @@ def _info(
     if end_s > file_s + END_TOLERANCE_S:
         raise _error(span, f"lasts {file_s:.3f} s, so end_s {end_s} lies outside of it")
     start, stop = round(start_s * rate_hz), min(round(end_s * rate_hz), num_frames)
-    info = AudioInfo(rate_hz, file.channels, start, stop)
+    info = AudioInfo(
+        rate_hz, file.channels, start, stop, from_start=FORMATS[file.format] in _UNSEEKABLE
+    )
     if stop <= start:
         raise _error(span, f"has no sample between start_s {start_s} and end_s {end_s}")
     if info.duration_s > max_duration_s:
         raise _error(
             span,
             f"holds an utterance of {info.duration_s:.1f} s, above max_duration_s "
-            f"{max_duration_s:g}; cut it with start_s and end_s, or raise max_duration_s",
-        )
-    kind = FORMATS[file.format]
-    if kind in _UNSEEKABLE and stop * info.num_channels > _MAX_UNSEEKABLE_SAMPLES:
-        raise _error(
-            span,
-            f"must be decoded from its start, as every {kind}, and {stop / rate_hz:.0f} s of "
-            f"{info.num_channels} channels are too much for that; convert it to flac",
+            f"{max_duration_s:g}; cut it with start_s and end_s (otreg prepare split), or raise "
+            "max_duration_s",
         )
     return info
 
 
-def _decode(file: soundfile.SoundFile, info: AudioInfo, span: AudioSpan) -> np.ndarray:
-    """Decode info's span block by block, averaging channels, so memory holds one channel only.
+@functools.cache
+def _stream_class() -> type[soundfile.SoundFile]:
+    """A SoundFile that reads on from where it is.
 
-    soundfile seeks after every read, and after a seek libsndfile's MP3 and Vorbis decoders return
-    samples that are not the file's: those formats are decoded from their start by one read.
+    soundfile seeks after every read of a file that says it can seek, and after a seek libsndfile's
+    MP3 and Vorbis decoders return samples that are not the file's.
     """
-    mono = np.empty(info.stop - info.start, dtype=np.float32)
-    done = 0
+    import soundfile
+
+    class Stream(soundfile.SoundFile):
+        def seekable(self) -> bool:
+            return False
+
+    return Stream
+
+
+def _decode(file: soundfile.SoundFile, info: AudioInfo, span: AudioSpan) -> Iterator[np.ndarray]:
+    """Decode info's span, averaging channels: blocks of (samples,) at the file's rate, all finite.
+
+    What stands before the span is decoded and dropped where the format has no exact positions.
+    """
+    at = 0 if info.from_start else info.start
+    block_frames = max(1, _BLOCK_SAMPLES // info.num_channels)
     try:
-        if FORMATS[file.format] in _UNSEEKABLE:
-            block = _mix(file.read(info.stop, dtype="float32", always_2d=True))[info.start :]
-            mono[: len(block)] = block
-            done = len(block)
-        else:
+        if not info.from_start:
             file.seek(info.start)
-            block_frames = max(1, _BLOCK_SAMPLES // info.num_channels)
-            while done < len(mono):
-                wanted = min(block_frames, len(mono) - done)
-                block = _mix(file.read(wanted, dtype="float32", always_2d=True))
-                if len(block) == 0:
-                    break
-                mono[done : done + len(block)] = block
-                done += len(block)
+        while at < info.stop:
+            wanted = min(block_frames, info.stop - at)
+            block = _mix(file.read(wanted, dtype="float32", always_2d=True))
+            if len(block) == 0:
+                break
+            first, at = at, at + len(block)
+            if at > info.start:
+                block = block[max(0, info.start - first) :]
+                _check_finite(block, (at - len(block)) / info.sample_rate_hz, info, span)
+                yield block
     except (RuntimeError, OSError) as error:  # soundfile.LibsndfileError is a RuntimeError
-        at_s = (info.start + done) / info.sample_rate_hz
         raise _error(
-            span, f"cannot be decoded at {at_s:.3f} s ({error}); copy or make it again"
+            span,
+            f"cannot be decoded at {at / info.sample_rate_hz:.3f} s ({error}); copy or make it "
+            "again",
         ) from error
-    if done < len(mono):
-        at_s = (info.start + done) / info.sample_rate_hz
+    if at < info.stop:
         raise _error(
             span,
             f"is truncated: its header promises samples up to {info.stop / info.sample_rate_hz:.3f}"
-            f" s, decoding ended at {at_s:.3f} s; copy or make it again",
+            f" s, decoding ended at {at / info.sample_rate_hz:.3f} s; copy or make it again",
         )
-    return mono
+
+
+def _check_finite(block: np.ndarray, start_s: float, info: AudioInfo, span: AudioSpan) -> None:
+    if not np.isfinite(block).all():
+        first = int(np.flatnonzero(~np.isfinite(block))[0])
+        at_s = start_s + first / info.sample_rate_hz
+        raise _error(
+            span, f"holds NaN or infinite samples, the first at {at_s:.3f} s; write it again"
+        )
 
 
 def _mix(block: np.ndarray) -> np.ndarray:

@@ -191,7 +191,10 @@ class SpeechTextDataset(Dataset[Example]):
         else:
             num_samples = audio_info(clip, max_duration_s=self.max_duration_s).num_samples
             if num_samples not in self._feature_lengths:
-                self._feature_lengths[num_samples] = self.processor.feature_length(num_samples)
+                try:
+                    self._feature_lengths[num_samples] = self.processor.feature_length(num_samples)
+                except ValueError as error:
+                    raise AudioError(f"{clip.name}: audio file {clip.audio}: {error}") from error
             frames = self.processor.num_speech_frames(self._feature_lengths[num_samples])
         _check_frames(clip, frames)
         return frames

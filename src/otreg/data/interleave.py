@@ -54,7 +54,7 @@ class Interleaving:
             raise ValueError(
                 f"{utterance.name} has no word times to cut at; make them with `otreg prepare words`"
             )
-        pieces = _pieces(utterance)
+        pieces = text_pieces(utterance)
         rng = random.Random(f"{self.seed} {utterance.id}")
         spoken = rng.random() < 0.5
         segments: list[Segment] = []
@@ -96,8 +96,12 @@ def _written(utterance: Utterance) -> Row:
     return Row(utterance.id, "document", (segment,), utterance.language, utterance.name)
 
 
-def _pieces(utterance: Utterance) -> list[str]:
-    """The text cut behind each word and its punctuation, so that the pieces together are the text."""
+def text_pieces(utterance: Utterance) -> list[str]:
+    """The text cut behind each word and its punctuation, so that the pieces together are the text.
+
+    Raises:
+        ValueError: the words are not those of the text.
+    """
     assert utterance.words is not None
     text, ends = utterance.text, []
     at = 0

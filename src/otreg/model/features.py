@@ -109,6 +109,17 @@ def num_feature_frames(feature_extractor: Any, num_samples: int) -> int:
     return len(extract_features(feature_extractor, np.zeros(num_samples, dtype=np.float32)))
 
 
+def longest_audio_s(feature_extractor: Any) -> float | None:
+    """Give the most audio that an encoder takes at once, in seconds; None where it takes any.
+
+    Args:
+        feature_extractor: as in `extract_features`, or None where a processor has none.
+    """
+    if not is_whisper(feature_extractor):
+        return None
+    return float(feature_extractor.n_samples / SAMPLE_RATE_HZ)
+
+
 def is_whisper(feature_extractor: Any) -> bool:
     """Tell whether a feature extractor pads to a fixed length, as Whisper's does."""
     return hasattr(feature_extractor, "nb_max_frames") and hasattr(feature_extractor, "hop_length")
@@ -135,5 +146,6 @@ def _check_length(extractor: Any, num_samples: int) -> None:
         raise ValueError(
             f"the audio lasts {num_samples / SAMPLE_RATE_HZ:.2f} s; this encoder takes at most "
             f"{extractor.n_samples / SAMPLE_RATE_HZ:.0f} s. Cut it into segments (start_s, end_s "
-            "in the manifest)"
+            "in the manifest): to train, data.long_audio=split or otreg prepare split; to transcribe, "
+            "otreg transcribe cuts by itself"
         )

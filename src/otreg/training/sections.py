@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, Strict
 from pydantic.dataclasses import dataclass
@@ -119,6 +119,9 @@ class DataConfig:
             folder.
         cache_batch_size: clips encoded at a time for the cache.
         interleave: cut every utterance into written and spoken spans; its manifest needs `words`.
+        long_audio: what becomes of recordings that are longer than max_clip_s: `refuse` stops the
+            run before it trains, `split` cuts them between their `words`.
+        max_clip_s: longest recording that is trained on; None = what the encoder takes.
     """
 
     train: Paths = dataclasses.field(default_factory=list)
@@ -128,6 +131,15 @@ class DataConfig:
     cache_dir: Path | None = None
     cache_batch_size: Count = 16
     interleave: InterleaveConfig | None = None
+    long_audio: Literal["refuse", "split"] = "refuse"
+    max_clip_s: Annotated[Number, Field(gt=0)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.long_audio == "split" and self.interleave is not None:
+            raise ValueError(
+                "data.long_audio=split cuts recordings between their words, as data.interleave does: "
+                "drop one of the two"
+            )
 
     def interleaving(self) -> Interleaving | None:
         """What cuts utterances into documents, None where rows stay as they are."""

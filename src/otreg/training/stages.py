@@ -24,6 +24,7 @@ from otreg.training.batches import EqualEpochs
 from otreg.training.building import build_model, set_compression
 from otreg.training.callbacks import JsonLog, ProgressBar
 from otreg.training.config import RunConfig, StageConfig
+from otreg.training.long_audio import fit_long_audio
 from otreg.training.objectives import WeightedObjective, build_objectives
 from otreg.training.run_folder import RunFolder
 from otreg.training.trainer import LOG_KEYS, SpeechLMTrainer, TrainingCollator
@@ -141,6 +142,7 @@ def _datasets(
 
     def dataset(paths: Sequence[Path]) -> SpeechTextDataset:
         utterances = read_manifests(paths, root=config.data.root)
+        utterances = fit_long_audio(utterances, config.data, processor)
         cut = config.data.interleaving()
         found = SpeechTextDataset(utterances, processor, interleaving=cut)
         if not config.data.cache_encoder:
