@@ -10,6 +10,7 @@ from otreg.data.audio import AudioError, audio_info
 from otreg.data.utterance import Utterance
 from otreg.model.generation import Transcription
 from otreg.serving.recognizer import Piece
+from otreg.transcription import Chunk
 
 TIMEOUT_S = 20.0
 
@@ -50,7 +51,7 @@ class Planted:
         for number in range(max(1, round(duration_s))):
             end_s = min(duration_s, number + 1.0)
             part = Utterance(f"{recording.id}.{number}", recording.audio, self.words[number])
-            made.append(Piece(part, float(number), end_s - number))
+            made.append(Piece(part, Chunk(float(number), end_s, "silence")))
         return made
 
     def transcribe(self, utterances: Sequence[Utterance]) -> list[Transcription]:

@@ -13,11 +13,15 @@ from otreg.data.utterance import Utterance
 from otreg.serving.batching import Batcher
 from otreg.serving.errors import RequestError, hung_up
 from otreg.serving.recognizer import Piece
+from otreg.transcription import Chunk
 
 
 def pieces(name, *durations_s):
     return [
-        Piece(Utterance(f"{name}{number}", Path(__file__), f"{name}{number}"), 0.0, duration_s)
+        Piece(
+            Utterance(f"{name}{number}", Path(__file__), f"{name}{number}"),
+            Chunk(0.0, duration_s, "end"),
+        )
         for number, duration_s in enumerate(durations_s)
     ]
 

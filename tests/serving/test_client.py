@@ -8,14 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import imageio_ffmpeg
+import numpy as np
 import openai
 import pytest
 import soundfile
 from serving_tools import MAX_NEW_TOKENS, metric
+from tiny_towers import make_audio
 
 from otreg.data.utterance import Utterance
 from otreg.model.generation import transcribe
 from otreg.model.loading import load_model
+from otreg.transcription import FORMATS, transcribe_recordings
+
+GAP = np.zeros(6400, dtype=np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +166,25 @@ def test_answers_are_plain_ascii_json(server, client, recordings, expected):
 def test_a_files_name_is_only_a_name(client, recordings, expected):
     upload = ("../../etc/passwd", recordings[6].read_bytes())
     assert client.audio.transcriptions.create(model="tiny", file=upload).text == expected[6]
+
+
+@pytest.mark.parametrize("kind", ["wav", "mp3"])
+def test_a_long_recording_is_heard_as_otreg_transcribe_hears_it(
+    client, model_folder, tmp_path, kind
+):
+    path = tmp_path / f"long.{kind}"
+    samples = np.concatenate(
+        [part for clip in make_audio(1.3, 0.9, 1.5, 1.1) for part in (clip, GAP)]
+    )
+    soundfile.write(path, samples, 16_000)
+    model, processor = load_model(str(model_folder))
+    [whole] = transcribe_recordings(model, processor, [path], max_new_tokens=MAX_NEW_TOKENS)
+    assert len(whole.segments) > 2  # the encoder takes 2 s
+    answer = ask(client, path, response_format="verbose_json")
+    assert answer.text == whole.text
+    assert [(s.start, s.end, s.text) for s in answer.segments] == [
+        (s.start_s, s.end_s, s.text) for s in whole.segments
+    ]
+    *deltas, done = ask(client, path, stream=True)
+    assert "".join(event.delta for event in deltas) == done.text == whole.text
+    assert ask(client, path, response_format="srt") == FORMATS["srt"](whole)

@@ -6,12 +6,13 @@ import json
 
 import pytest
 
-from otreg.serving.formats import Segment, delta_event, render
+from otreg.serving.formats import delta_event, render
+from otreg.transcription import Segment
 
 SEGMENTS = [
-    Segment(0.0, 1.9996, "one\n\ntwo"),
-    Segment(2.0, 3.0, " "),
-    Segment(3599.5, 36_061.25, "a --> b & <c>"),
+    Segment(0.0, 1.9996, "one\n\ntwo", False, "silence"),
+    Segment(2.0, 3.0, " ", False, "silence"),
+    Segment(3599.5, 36_061.25, "a --> b & <c>", False, "end"),
 ]
 
 
@@ -22,14 +23,14 @@ def rendered(response_format):
 def test_srt_is_numbered_without_silent_segments():
     assert rendered("srt") == (
         "1\n00:00:00,000 --> 00:00:02,000\none two\n\n"
-        "2\n00:59:59,500 --> 10:01:01,250\na -> b & <c>\n\n"
+        "2\n00:59:59,500 --> 10:01:01,250\na --> b & <c>\n\n"
     )
 
 
 def test_vtt_escapes_what_would_be_markup():
     assert rendered("vtt") == (
         "WEBVTT\n\n00:00:00.000 --> 00:00:02.000\none two\n\n"
-        "00:59:59.500 --> 10:01:01.250\na -&gt; b &amp; &lt;c&gt;\n\n"
+        "00:59:59.500 --> 10:01:01.250\na --&gt; b &amp; &lt;c&gt;\n\n"
     )
 
 

@@ -105,7 +105,7 @@ def test_a_file_that_is_no_audio_is_refused_by_its_own_name(server, client):
     [
         (b"", "is empty"),
         (wav()[:5000], "truncated"),
-        (wav(2.5), "2.5 s, above max_duration_s 2"),  # what the encoder takes
+        (wav(601.0), "601.0 s, above max_duration_s 600"),
     ],
 )
 def test_audio_that_cannot_be_heard_in_full_is_refused(server, file, message):

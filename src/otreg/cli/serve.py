@@ -47,9 +47,7 @@ def serve(
     max_upload_mb: Annotated[
         float, typer.Option(min=0.001, help="Largest request, in MB; a larger one gets 413.")
     ] = 100.0,
-    max_duration_s: Annotated[
-        float, typer.Option(min=0.1, help="Longest recording; the encoder may take less.")
-    ] = 600.0,
+    max_duration_s: Annotated[float, typer.Option(min=0.1, help="Longest recording.")] = 600.0,
     timeout_s: Annotated[
         float, typer.Option(min=0.1, help="From a request's beginning to its answer.")
     ] = 300.0,

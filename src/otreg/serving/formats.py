@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from otreg.transcription import FORMATS as SUBTITLES
+from otreg.transcription import Segment, Transcript
 
 FORMATS = ("json", "text", "srt", "vtt", "verbose_json")
 STREAMED = ("json", "text")
@@ -17,22 +18,6 @@ MEDIA_TYPES = {
     "srt": "application/x-subrip; charset=utf-8",
     "vtt": "text/vtt; charset=utf-8",
 }
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A piece of a recording and what is said in it.
-
-    Args:
-        start_s, end_s: where it is in the recording, in seconds.
-        text: its transcript.
-        hit_limit: whether decoding stopped at the limit of tokens, so that words may be missing.
-    """
-
-    start_s: float
-    end_s: float
-    text: str
-    hit_limit: bool = False
 
 
 def render(
@@ -54,10 +39,9 @@ def render(
     """
     if response_format == "text":
         return f"{text}\n"
-    if response_format == "srt":
-        return _srt(segments)
-    if response_format == "vtt":
-        return _vtt(segments)
+    if response_format in ("srt", "vtt"):
+        whole = Transcript("", language, duration_s, "", 0.0, 0.0, tuple(segments))
+        return SUBTITLES[response_format](whole)
     body: dict[str, Any] = {"text": text}
     if response_format == "verbose_json":
         body = {
@@ -68,9 +52,14 @@ def render(
             "segments": [_record(number, segment) for number, segment in enumerate(segments)],
         }
     body["usage"] = {"type": "duration", "seconds": round(duration_s, 3)}
-    if any(segment.hit_limit for segment in segments):
+    if hit_limit(segments):
         body["hit_token_limit"] = True
     return json.dumps(body)
+
+
+def hit_limit(segments: Sequence[Segment]) -> bool:
+    """Whether decoding stopped at the limit of tokens somewhere, so that words may be missing."""
+    return any(segment.hit_limit for segment in segments)
 
 
 def delta_event(delta: str) -> str:
@@ -108,37 +97,3 @@ def _record(number: int, segment: Segment) -> dict[str, Any]:
         "compression_ratio": None,
         "no_speech_prob": None,
     }
-
-
-def _srt(segments: Sequence[Segment]) -> str:
-    return "".join(
-        f"{number}\n{_time(segment.start_s, ',')} --> {_time(segment.end_s, ',')}\n"
-        f"{_line(segment.text)}\n\n"
-        for number, segment in enumerate(_spoken(segments), 1)
-    )
-
-
-def _vtt(segments: Sequence[Segment]) -> str:
-    cues = "".join(
-        f"{_time(segment.start_s, '.')} --> {_time(segment.end_s, '.')}\n"
-        f"{html.escape(_line(segment.text), quote=False)}\n\n"
-        for segment in _spoken(segments)
-    )
-    return f"WEBVTT\n\n{cues}"
-
-
-def _spoken(segments: Sequence[Segment]) -> list[Segment]:
-    return [segment for segment in segments if segment.text.strip()]
-
-
-def _line(text: str) -> str:
-    """The text as one line: an empty line would end its cue, and an arrow would be a time."""
-    return " ".join(text.split()).replace("-->", "->")
-
-
-def _time(seconds: float, point: str) -> str:
-    milliseconds = round(seconds * 1000)
-    whole, milliseconds = divmod(milliseconds, 1000)
-    minutes, whole = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:02d}:{minutes:02d}:{whole:02d}{point}{milliseconds:03d}"

@@ -15,7 +15,7 @@ class Limits:
 
     Args:
         max_upload_bytes: of a request's body.
-        max_duration_s: of a recording, in seconds; where the encoder takes less at once, that.
+        max_duration_s: of a recording, in seconds.
         timeout_s: from a request's beginning to its answer; what still waits then is dropped.
         max_requests: requests that upload, wait or are decoded at a time; more get 429.
 

@@ -26,11 +26,12 @@ from otreg.serving.formats import (
     delta_event,
     done_event,
     error_event,
+    hit_limit,
     render,
 )
 from otreg.serving.limits import Limits
-from otreg.serving.recognizer import Joiner
 from otreg.serving.uploads import Upload, receive_upload
+from otreg.transcription import Joiner
 
 LIMIT_HEADER = "X-Otreg-Hit-Token-Limit"
 
@@ -139,7 +140,7 @@ class _Job:
             language=self.fields.language,
             duration_s=self.joiner.segments[-1].end_s,
         )
-        headers = {LIMIT_HEADER: "true"} if self.joiner.hit_limit else None
+        headers = {LIMIT_HEADER: "true"} if hit_limit(self.joiner.segments) else None
         return Response(body, media_type=MEDIA_TYPES[asked], headers=headers)
 
     def end(self, reason: RequestError | None = None) -> None:
@@ -158,7 +159,7 @@ class _Job:
         except AudioError as error:
             message = self.upload.rename(str(error))
             raise bad_request(message, "file", "invalid_audio") from error
-        self.joiner = Joiner(pieces, self.fields.language)
+        self.joiner = Joiner([piece.chunk for piece in pieces], self.fields.language)
         return self.batcher.submit(pieces, self.upload.remove)
 
     async def _disconnected(self) -> None:
@@ -195,7 +196,7 @@ class _Job:
             for number in range(1, len(self.ticket.pieces)):
                 if delta := await self._hear(number):
                     yield delta_event(delta)
-            yield done_event(self.joiner.text, hit_limit=self.joiner.hit_limit)
+            yield done_event(self.joiner.text, hit_limit=hit_limit(self.joiner.segments))
         except RequestError as error:
             self.batcher.drop(self.ticket, error)
             yield error_event(error.body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import shutil
 import tempfile
 import time
@@ -47,8 +48,9 @@ class Upload:
         _remove(self.folder)
 
     def rename(self, message: str) -> str:
-        """A message in the client's words: the file by its name, not by its path here."""
-        return message.replace(str(self.path), repr(self.name))
+        """A message in the client's words: the file by its name, not by its path (or a copy's) here."""
+        own = re.escape(str(self.folder)) + r"[^\s:'\"]*"
+        return re.sub(own, lambda _: repr(self.name), message)
 
 
 async def receive_upload(
