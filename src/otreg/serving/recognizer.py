@@ -40,7 +40,8 @@ class Recognizer:
         model: what `otreg.model.generation.transcribe` takes.
         processor: the model's.
         max_new_tokens: most tokens of a piece's transcript.
-        max_duration_s: longest recording that is accepted, in seconds.
+        max_duration_s: longest recording that is accepted, in seconds; where the encoder takes less at
+            once, that.
     """
 
     def __init__(
