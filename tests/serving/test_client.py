@@ -20,8 +20,6 @@ from otreg.model.generation import transcribe
 from otreg.model.loading import load_model
 from otreg.transcription import FORMATS, transcribe_recordings
 
-GAP = np.zeros(6400, dtype=np.float32)
-
 
 @pytest.fixture(scope="module")
 def expected(model_folder, recordings):
@@ -168,18 +166,20 @@ def test_a_files_name_is_only_a_name(client, recordings, expected):
     assert client.audio.transcriptions.create(model="tiny", file=upload).text == expected[6]
 
 
-@pytest.mark.parametrize("kind", ["wav", "mp3"])
+@pytest.mark.parametrize(("kind", "gap_s"), [("wav", 0.4), ("mp3", 0.4), ("wav", 0.0)])
 def test_a_long_recording_is_heard_as_otreg_transcribe_hears_it(
-    client, model_folder, tmp_path, kind
+    client, model_folder, tmp_path, kind, gap_s
 ):
     path = tmp_path / f"long.{kind}"
+    gap = np.zeros(round(16_000 * gap_s), dtype=np.float32)
     samples = np.concatenate(
-        [part for clip in make_audio(1.3, 0.9, 1.5, 1.1) for part in (clip, GAP)]
+        [part for clip in make_audio(1.3, 0.9, 1.5, 1.1) for part in (clip, gap)]
     )
     soundfile.write(path, samples, 16_000)
     model, processor = load_model(str(model_folder))
     [whole] = transcribe_recordings(model, processor, [path], max_new_tokens=MAX_NEW_TOKENS)
     assert len(whole.segments) > 2  # the encoder takes 2 s
+    assert ("overlap" in {segment.cut for segment in whole.segments}) == (gap_s == 0)
     answer = ask(client, path, response_format="verbose_json")
     assert answer.text == whole.text
     assert [(s.start, s.end, s.text) for s in answer.segments] == [

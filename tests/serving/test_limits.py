@@ -210,7 +210,7 @@ def test_refusals_are_counted_by_status(server):
     assert metric(server, f'otreg_requests_total{{path="{PATH}",status="400"}}') == before + 1
 
 
-@pytest.mark.parametrize("field", ["max_upload_bytes", "max_duration_s", "timeout_s"])
+@pytest.mark.parametrize("field", ["max_upload_bytes", "timeout_s", "max_requests"])
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
 def test_a_limit_is_a_positive_number(field, value):
     with pytest.raises(ValueError, match=f"{field} must be a positive number"):

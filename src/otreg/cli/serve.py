@@ -83,7 +83,6 @@ def serve(
         key=key,
         limits=Limits(
             max_upload_bytes=round(max_upload_mb * 1e6),
-            max_duration_s=max_duration_s,
             timeout_s=timeout_s,
             max_requests=max_requests,
         ),

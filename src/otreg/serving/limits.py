@@ -15,7 +15,6 @@ class Limits:
 
     Args:
         max_upload_bytes: of a request's body.
-        max_duration_s: of a recording, in seconds.
         timeout_s: from a request's beginning to its answer; what still waits then is dropped.
         max_requests: requests that upload, wait or are decoded at a time; more get 429.
 
@@ -24,7 +23,6 @@ class Limits:
     """
 
     max_upload_bytes: int = 100_000_000
-    max_duration_s: float = 600.0
     timeout_s: float = 300.0
     max_requests: int = 128
 
