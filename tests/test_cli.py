@@ -21,7 +21,7 @@ from otreg.cli import main
 
 COMMANDS = (
     *("demo", "miniature", "prepare", "train", "evaluate", "transcribe", "align", "report"),
-    "export",
+    *("export", "serve"),
 )
 OTREG = Path(sys.executable).with_name("otreg")
 

@@ -29,6 +29,7 @@ ROOMS: dict[str, set[str]] = {
     "evaluation": {"transport", "pair", "objectives", "forwards", "model", "data"},
     "training": {"pair", "objectives", "forwards", "integrations", "model", "data", "prepare"},
     "export": {"integrations", "model", "data", "evaluation", "training"},
+    "serving": {"data", "model", "transcription"},
     "recipes": set(),
     "experiment": {
         *("pair", "objectives", "forwards", "model", "data"),
@@ -36,7 +37,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "cli": {
         *("data", "model", "integrations", "prepare", "synthetic", "transcription"),
-        *("evaluation", "training", "experiment", "export"),
+        *("evaluation", "training", "experiment", "export", "serving"),
     },
 }
 

@@ -106,3 +106,14 @@ def test_importing_the_data_section_needs_no_transformers():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "False"
+
+
+def test_a_clip_is_an_example_of_its_own(corpus, processor):
+    dataset = SpeechTextDataset(corpus, processor)
+    (clip,) = dataset.rows[3].clips
+    row = dataset.clip_example(clip)["row"]
+    assert [(s.kind, s.role, s.supervised) for s in row.segments] == [
+        ("audio", "user", False),
+        ("text", "assistant", True),
+    ]
+    assert row.answer == "abababab"

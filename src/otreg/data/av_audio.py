@@ -90,13 +90,7 @@ class AvFile:
         self.close()
 
     def _open(self) -> None:
-        try:
-            import av
-        except ImportError as error:
-            raise ImportError(
-                f"reading {self.format.lower()} needs PyAV: pip install 'otreg[av]'; or convert the file, "
-                "e.g. to flac"
-            ) from error
+        av = self._av = _pyav(self.format)
         if not isinstance(self._source, Path):
             self._source.seek(0)
         source: Any = str(self._source) if isinstance(self._source, Path) else self._source
@@ -114,8 +108,7 @@ class AvFile:
 
     def _blocks(self) -> Iterator[np.ndarray]:
         """The decoded samples, (frames, channels) float32 each."""
-        import av
-
+        av = self._av
         to_float = av.AudioResampler(format="fltp")
         done = 0
         try:
@@ -141,8 +134,7 @@ class AvFile:
 
         What an m4a holds beyond its promised duration is the encoder's padding.
         """
-        import av
-
+        av = self._av
         if not self.samplerate or self.format == "AAC":  # no header: FFmpeg's duration is a guess
             return decoded
         promised_s = None
@@ -159,3 +151,15 @@ class AvFile:
             )
         promised = round(promised_s * self.samplerate)
         return min(decoded, promised) if self.format == "M4A" else decoded
+
+
+def _pyav(kind: str) -> Any:
+    """PyAV, which is an extra."""
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError(
+            f"reading {kind.lower()} needs PyAV: pip install 'otreg[av]'; or convert the file, e.g. to "
+            "flac"
+        ) from error
+    return av

@@ -6,7 +6,8 @@ bounded groups of chunks, and its texts are joined.
 
 from otreg.transcription.chunking import POLICIES, Chunk, chunks_at_silence, chunks_of_fixed_length
 from otreg.transcription.joining import Seam, join, join_texts
-from otreg.transcription.recordings import Options, transcribe_recordings
+from otreg.transcription.pieces import Joiner, Options, cut
+from otreg.transcription.recordings import transcribe_recordings
 from otreg.transcription.survey import Survey, survey
 from otreg.transcription.transcripts import FORMATS, SUFFIXES, Segment, Transcript
 
@@ -15,6 +16,7 @@ __all__ = [
     "POLICIES",
     "SUFFIXES",
     "Chunk",
+    "Joiner",
     "Options",
     "Seam",
     "Segment",
@@ -22,6 +24,7 @@ __all__ = [
     "Transcript",
     "chunks_at_silence",
     "chunks_of_fixed_length",
+    "cut",
     "join",
     "join_texts",
     "survey",

@@ -6,85 +6,22 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from otreg.data.audio import MAX_DURATION_S, audio_info
+from otreg.data.audio import audio_info
 from otreg.data.utterance import Utterance
-from otreg.model.features import longest_audio_s
 from otreg.model.generation import Transcription
 from otreg.model.generation import transcribe as decode
-from otreg.transcription.chunking import (
-    MIN_SILENCE_S,
-    POLICIES,
-    Chunk,
-    check_lengths,
-    chunks_at_silence,
-    chunks_of_fixed_length,
-)
-from otreg.transcription.joining import count_words, join
-from otreg.transcription.survey import survey
+from otreg.transcription.chunking import Chunk
+from otreg.transcription.pieces import Joiner, Options, cut
 from otreg.transcription.transcripts import Segment, Transcript
 
-DEFAULT_CHUNK_S = 25.0
-DEFAULT_OVERLAP_S = 2.0
 _BATCHES_IN_A_GROUP = 4
-_ROUNDING_S = 0.001  # a chunk's ends are rounded to samples, and must not pass the encoder's limit
 
 Recognise = Callable[..., Sequence[Transcription]]
-
-
-@dataclass(frozen=True)
-class Options:
-    """How recordings are cut.
-
-    Args:
-        policy: "silence" or "fixed", see `otreg.transcription.chunking`.
-        max_chunk_s: longest chunk; None = 25 s, or what the model takes, if that is less.
-        overlap_s: what two chunks share where they overlap; None = 2 s, at most a quarter of a
-            chunk.
-        min_silence_s: shortest pause that "silence" cuts in without an overlap.
-
-    Raises:
-        ValueError: another policy, or a pause of no length.
-
-    """
-
-    policy: str = "silence"
-    max_chunk_s: float | None = None
-    overlap_s: float | None = None
-    min_silence_s: float = MIN_SILENCE_S
-
-    def __post_init__(self) -> None:
-        if not 0 < self.min_silence_s < float("inf"):
-            raise ValueError(f"min_silence_s must be above 0, received {self.min_silence_s:g}")
-        if self.policy not in POLICIES:
-            raise ValueError(f"policy must be {' or '.join(POLICIES)}, received {self.policy!r}")
-
-    def lengths_s(self, processor: Any) -> tuple[float, float]:
-        """Longest chunk and overlap for a model.
-
-        Args:
-            processor: the model's; its feature extractor says how long audio may be.
-
-        Raises:
-            ValueError: chunks longer than the model takes, or lengths out of range.
-
-        """
-        longest_s = longest_audio_s(processor)
-        limit_s = MAX_DURATION_S if longest_s is None else min(longest_s, MAX_DURATION_S)
-        max_s = min(DEFAULT_CHUNK_S, limit_s) if self.max_chunk_s is None else self.max_chunk_s
-        if max_s > limit_s:
-            raise ValueError(
-                f"chunks of {max_s:g} s are more than the model takes at once, {limit_s:g} s; lower "
-                "--max-chunk-s (max_chunk_s)"
-            )
-        default_s = min(DEFAULT_OVERLAP_S, max_s / 4)
-        overlap_s = default_s if self.overlap_s is None else self.overlap_s
-        check_lengths(max_s, overlap_s)
-        return max_s, overlap_s
 
 
 @dataclass
@@ -154,7 +91,7 @@ def transcribe_recordings(
     waiting = deque(zip(recordings, works, strict=True))
     more = {"device": device} if device is not None else {}
     with tempfile.TemporaryDirectory(prefix="otreg-") as folder, _bar(works, progress) as bar:
-        pieces = _pieces(works, options, max_s, overlap_s, folder)
+        pieces = _pieces(works, options, (max_s, overlap_s), folder)
         while group := list(islice(pieces, _BATCHES_IN_A_GROUP * batch_size)):
             heard = recognise(
                 model,
@@ -185,38 +122,15 @@ def transcribe_recordings(
 
 
 def _pieces(
-    works: Sequence[_Work], options: Options, max_s: float, overlap_s: float, folder: str
+    works: Sequence[_Work], options: Options, lengths_s: tuple[float, float], folder: str
 ) -> Iterator[tuple[_Work, Chunk, Utterance]]:
     """The chunks of all recordings as utterances; a recording is surveyed when its turn comes."""
     for work in works:
-        if work.duration_s <= max_s:
-            work.chunks = [Chunk(0.0, work.duration_s, "end")]
-            yield work, work.chunks[0], work.recording
-            continue
-        found = survey(work.recording, folder)
-        if found.audio != work.recording.audio:
-            work.copy = found.audio
-        shorter_s = max_s - _ROUNDING_S
-        if options.policy == "fixed":
-            work.chunks = chunks_of_fixed_length(
-                found.duration_s, max_s=shorter_s, overlap_s=overlap_s
-            )
-        else:
-            work.chunks = chunks_at_silence(
-                found.levels_db,
-                found.duration_s,
-                max_s=shorter_s,
-                overlap_s=overlap_s,
-                min_silence_s=options.min_silence_s,
-            )
-        for number, chunk in enumerate(work.chunks, 1):
-            piece = replace(
-                work.recording,
-                id=f"{work.recording.id}#{number}",
-                audio=found.audio,
-                start_s=found.offset_s + chunk.start_s,
-                end_s=found.offset_s + chunk.end_s,
-            )
+        pieces = cut(work.recording, work.duration_s, options, lengths_s, folder)
+        if pieces[0][1].audio != work.recording.audio:
+            work.copy = Path(str(pieces[0][1].audio))
+        work.chunks = [chunk for chunk, _ in pieces]
+        for chunk, piece in pieces:
             yield work, chunk, piece
 
 
@@ -237,29 +151,7 @@ def _bar(works: Sequence[_Work], progress: bool) -> Any:
 
 def _segments(work: _Work, language: str) -> tuple[Segment, ...]:
     """The texts of a recording's chunks, joined, each with its share of the time."""
-    texts = [result.hypothesis for result in work.heard]
-    speeds = [
-        count_words(text, language) / (chunk.end_s - chunk.start_s)
-        for text, chunk in zip(texts, work.chunks, strict=True)
-    ]
-    matched: list[bool | None] = [None] * len(texts)
-    starts = [chunk.start_s for chunk in work.chunks]
-    ends = [chunk.end_s for chunk in work.chunks]
-    for number, chunk in enumerate(work.chunks):
-        if chunk.cut == "overlap":
-            shared_s = ends[number] - starts[number + 1]
-            seam = join(
-                *texts[number : number + 2],
-                overlap_s=shared_s,
-                language=language,
-                words_per_s=max(speeds[number : number + 2]),
-            )
-            texts[number : number + 2] = seam.left, seam.right
-            matched[number] = seam.matched
-            ends[number] = starts[number + 1] = ends[number] - shared_s / 2
-    return tuple(
-        Segment(round(start_s, 3), round(end_s, 3), text, result.hit_limit, chunk.cut, known)
-        for start_s, end_s, text, result, chunk, known in zip(
-            starts, ends, texts, work.heard, work.chunks, matched, strict=True
-        )
-    )
+    joiner = Joiner(work.chunks, language)
+    for result in work.heard:
+        joiner.add(result)
+    return tuple(joiner.segments)
