@@ -86,13 +86,12 @@ def evaluate(
         raise ValueError(
             f"--in-domain {unknown[0]} names none of the corpora; they are {', '.join(corpora)}"
         )
+    from otreg.evaluation.normalizers import find_normalizer
     from otreg.integrations.loading import place_of
 
+    compared = find_normalizer(normalizer, spelling_map=spelling_map)
     if out is None and isinstance(place_of(run), str):
         raise ValueError(f"{run} is a Hub id; name the file of results by --out")
-    from otreg.evaluation.normalizers import find_normalizer
-
-    compared = find_normalizer(normalizer, spelling_map=spelling_map)
     out = out or run / "results.json"
     model, processor = load(run, device, trust_remote_code)
     facts = _run_facts(run)

@@ -35,7 +35,7 @@ STATE_PARTS = ("train", "validation", "test")
 _STEPS = ("experiment/steps.py", "experiment/corpora.py", "experiment/programs.py")
 _SPEECH = ("transport", "data", "model", "prepare", "synthetic", *_STEPS)
 _MEASURES = ("evaluation", "experiment/measure_kinds.py", "experiment/extra_measures.py")
-_TRAINED = ("objectives", "forwards", "training", *_SPEECH)
+_TRAINED = ("objectives", "forwards", "integrations", "training", *_SPEECH)
 
 
 def make_corpora(call: Call) -> Mapping[str, Path]:
@@ -112,11 +112,10 @@ def make_stages(call: Call) -> Mapping[str, Path]:
 
     A run that was killed goes on from its newest checkpoint; where that fails, it starts again.
     """
-    from otreg.evaluation.watching import MeasureWhileTraining
     from otreg.training import stages
 
     config = _run_config(call)
-    train = functools.partial(stages.train, quiet=True, measure=MeasureWhileTraining)
+    train = functools.partial(stages.train, quiet=True)
     if (call.folder / "config.yaml").is_file():
         try:
             train(config, call.folder, resume=True)

@@ -87,7 +87,12 @@ def load_speech_lm(
                 "model.instruction and model.request_options out"
             )
         return load_model(str(place), dtype=dtype)
-    model, processor = load(place, trust_remote_code=trust_remote_code, dtype=dtype or "auto")
+    try:
+        model, processor = load(place, trust_remote_code=trust_remote_code, dtype=dtype or "auto")
+    except UnsupportedModelError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot load the model in {str(place)!r}: {error}") from error
     file = Path(place) / REQUEST_FILE
     if not asked and file.is_file():
         saved = json.loads(file.read_text(encoding="utf-8"))
