@@ -28,6 +28,8 @@ ROOMS = [
     "data",
     "model",
     "training",
+    "transcription",
+    "export",
 ]
 
 

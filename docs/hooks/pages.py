@@ -35,6 +35,9 @@ ROOMS: dict[str, list[str]] = {
         *("evaluate", "results", "wer", "measures", "layer_gap", "divergences", "word_times"),
         *("alignments", "gates", "gate_specs", "report", "plots"),
     ],
+    "transcription": [],
+    "export": [],
+    "serving": ["server", "app", "recognizer", "batching", "limits"],
     "synthetic": ["corpora", "corpus", "towers", "fit", "synthesize", "topics", "translation"],
     "experiment": ["runner", "definition", "reading", "programs", "extra_measures"],
 }

@@ -17,7 +17,7 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SHELL = ("otreg", "python", "make", "git", "pip", "hf", "torchrun")
+SHELL = ("otreg", "python", "make", "git", "pip", "hf", "torchrun", "curl")
 """First words of commands; an indented block in which each line starts with one is a shell's."""
 
 FENCE = re.compile(r"^(`{3,})(\w*)(?: title=\"([^\"]+)\")?\s*$")

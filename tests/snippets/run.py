@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import importlib
 import io
 import os
@@ -75,18 +76,20 @@ def quick() -> Iterator[None]:
 @contextmanager
 def inside(scene: Scene) -> Iterator[None]:
     """The scene's folder as the current one and on the path of imports."""
-    before, known = Path.cwd(), set(sys.modules)
+    before, known, places = Path.cwd(), set(sys.modules), list(sys.path)
     os.chdir(scene.folder)
     sys.path.insert(0, str(scene.folder))
     patched = scene.names.pop("patched", None)
     with contextlib.ExitStack() as stack:
         if patched is not None:
             stack.enter_context(_family(*patched))
+        for around in scene.around:
+            stack.enter_context(around)
         try:
             yield
         finally:
             os.chdir(before)
-            sys.path.remove(str(scene.folder))
+            sys.path[:] = places
             for name in set(sys.modules) - known:
                 file = getattr(sys.modules[name], "__file__", None) or ""
                 if file.startswith(str(scene.folder)):
@@ -142,10 +145,11 @@ def run_python(block: Block, scene: Scene) -> str:
 
 
 def run_command(block: Block, words: list[str]) -> str:
-    """Run one command in the current folder; what it prints."""
+    """Run one command in the current folder, with patterns of files written out; what it prints."""
     from otreg.cli import main
 
     where = f"{block.where}: {shlex.join(words)}"
+    words = [name for word in words for name in sorted(glob.glob(word)) or [word]]
     settings = {}
     while re.fullmatch(r"[A-Z_]+=.*", words[0]):
         name, _, value = words[0].partition("=")

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import numpy as np
+import soundfile
 import torch
 from tiny_run import WORDS
 from torch import nn
@@ -29,11 +36,13 @@ class Scene:
         folder: the current directory of its snippets.
         shelf: what it is made of.
         names: of Python's snippets, which share them in the order of the page.
+        around: what holds while they run, such as a server.
     """
 
     folder: Path
     shelf: Shelf
     names: dict[str, Any] = field(default_factory=dict)
+    around: list[AbstractContextManager[Any]] = field(default_factory=list)
 
     def put(self, name: str, what: Path) -> None:
         """A copy of a folder or file under a name."""
@@ -142,8 +151,107 @@ def evaluation(scene: Scene) -> None:
     scene.names["models"] = {"base": scene.names["model"], "otreg": scene.names["model"]}
 
 
+def data(scene: Scene) -> None:
+    """A run, and tar shards."""
+    trained(scene, "runs/mine")
+    (scene.folder / "shards").mkdir()
+    rows = [json.loads(line) for line in (scene.folder / "train.jsonl").read_text().splitlines()]
+    with tarfile.open(scene.folder / "shards" / "train-000.tar", "w") as shard:
+        for row in rows:
+            told = scene.folder / "told.json"
+            told.write_text(json.dumps({"text": row["text"], "language": row["language"]}))
+            shard.add(scene.folder / row["audio"], f"{row['id']}.wav")
+            shard.add(told, f"{row['id']}.json")
+            told.unlink()
+
+
+def hub(scene: Scene) -> None:
+    """A run, and what is on the Hub once it is pushed."""
+    from otreg.export import export_model
+
+    scene.put("runs/digits", scene.shelf.run)
+    export_model(scene.folder / "runs/digits", scene.folder / "me/digits", licence="apache-2.0")
+    scene.names["samples"] = scene.shelf.samples
+    code = str(scene.folder / "code")  # not the user's cache
+    scene.around.append(mock.patch("transformers.dynamic_module_utils.HF_MODULES_CACHE", code))
+
+
+def serving(scene: Scene) -> None:
+    """A server of a run, and clients that find it."""
+    scene.put("runs/mine", scene.shelf.run)
+    soundfile.write(scene.folder / "speech.mp3", scene.shelf.samples, 16_000)
+    scene.around.append(served(scene.folder / "runs" / "mine"))
+
+
+@contextmanager
+def served(run: Path) -> Iterator[None]:
+    """A server at a free port; OpenAI's client asks it in place of the port that pages name."""
+    import openai
+
+    from otreg.model.loading import load_model
+    from otreg.serving.recognizer import Recognizer
+    from otreg.serving.server import Server
+
+    def load() -> Recognizer:
+        return Recognizer(*load_model(run), max_new_tokens=8, max_duration_s=600.0)
+
+    clients = []
+
+    def client(*, base_url: str, **options: Any) -> openai.OpenAI:
+        assert base_url == "http://127.0.0.1:8000/v1"
+        clients.append(made(base_url=f"{server.url}/v1", **options))
+        return clients[-1]
+
+    made = openai.OpenAI
+    server = Server(load, model=run.name, port=0)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        end = time.monotonic() + 60
+        while server.batcher.state != "ready":
+            assert time.monotonic() < end, "the model was not loaded in time"
+            time.sleep(0.01)
+        with mock.patch.object(openai, "OpenAI", client):
+            yield
+    finally:
+        for one in clients:
+            one.close()
+        server.stop()
+        thread.join(20)
+
+
+def transcription(scene: Scene) -> None:
+    """A model whose encoder takes 30 s, as Whisper's does, and longer recordings."""
+    from otreg.model.loading import load_model
+
+    scene.put("RUN", scene.shelf.long_model)
+    model, processor = load_model(scene.folder / "RUN")
+    scene.names |= {"model": model, "processor": processor}
+    samples, _ = talk(scene, min_s=22.0)
+    for suffix in ("mp3", "flac"):
+        soundfile.write(scene.folder / f"talk.{suffix}", samples, 16_000)
+
+
+def talk(scene: Scene, *, min_s: float) -> tuple[np.ndarray, str]:
+    """The recordings one after the other, again and again: samples, and what is said."""
+    lines = (scene.folder / "train.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    parts: list[np.ndarray] = []
+    said: list[str] = []
+    while sum(map(len, parts)) < 16_000 * min_s:
+        row = rows[len(parts) % len(rows)]
+        samples, _ = soundfile.read(scene.folder / row["audio"], dtype="float32")
+        parts.append(samples)
+        said.append(row["text"])
+    return np.concatenate(parts), " ".join(said)
+
+
 def prepare(scene: Scene) -> None:
-    """A run, texts of the web with scores, a recipe."""
+    """A run, a talk of more than 20 s, texts of the web with scores, a recipe."""
+    samples, said = talk(scene, min_s=25.0)
+    soundfile.write(scene.folder / "talk.wav", samples, 16_000)
+    row = {"id": "talk", "audio": "talk.wav", "text": said, "language": "en"}
+    (scene.folder / "talks.jsonl").write_text(json.dumps(row) + "\n")
     trained(scene, "runs/mine")
     scene.put(CTC, scene.shelf.ctc)
     scene.put(TEXT_MODEL, scene.shelf.text_model)
@@ -185,8 +293,9 @@ def runs(*names: str) -> Callable[[Scene], None]:
 SCENES: dict[str, Callable[[Scene], None]] = {
     "README.md": readme,
     "docs/attach.md": attached,
-    "docs/data.md": runs("runs/mine"),
+    "docs/data.md": data,
     "docs/evaluation.md": evaluation,
+    "docs/hub.md": hub,
     "docs/model.md": samples,
     "docs/prepare.md": prepare,
     "docs/quickstart.md": samples,
@@ -194,6 +303,8 @@ SCENES: dict[str, Callable[[Scene], None]] = {
     "docs/recipes/go-on.md": a_recipe,
     "docs/recipes/interleaving.md": interleaving,
     "docs/recipes/report.md": runs("runs/base", "runs/otreg"),
+    "docs/serving.md": serving,
+    "docs/transcription.md": transcription,
     "docs/transport.md": problems,
     "docs/families/refused.md": refused,
 }

@@ -21,7 +21,10 @@ from transformers import (
     Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForCTC,
+    WhisperConfig,
+    WhisperFeatureExtractor,
 )
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 ENCODERS = ("openai/whisper-large-v3", "openai/whisper-small")
 LANGUAGE_MODELS = ("Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-0.5B-Instruct")
@@ -87,6 +90,25 @@ class Shelf:
         manifest = self.recordings / "train.jsonl"
         train(config_from_dict(run_config(towers, manifest, [one])), self.root / "run", quiet=True)
         return self.root / "run"
+
+    @cached_property
+    def long_model(self) -> Path:
+        """A model of random weights whose encoder takes 30 s."""
+        from otreg.model import SpeechLMForConditionalGeneration, SpeechLMProcessor
+
+        audio, text = self.root / "long_tower", self.towers / "language_model"
+        config = WhisperConfig.from_pretrained(self.towers / "audio_tower")
+        config.max_source_positions = 1500
+        torch.manual_seed(0)
+        WhisperEncoder(config).save_pretrained(audio)
+        WhisperFeatureExtractor(feature_size=config.num_mel_bins).save_pretrained(audio)
+        model = SpeechLMForConditionalGeneration.from_towers(
+            audio, text, adapter_type="stack_mlp", adapter_stack=10
+        )
+        model.save_pretrained(self.root / "long")
+        processor = SpeechLMProcessor.from_config(model.config, audio, text)
+        processor.save_pretrained(self.root / "long")
+        return self.root / "long"
 
     @cached_property
     def ctc(self) -> Path:

@@ -19,8 +19,10 @@ class Piece:
     """A piece of an utterance.
 
     Args:
-        first, last: its words are first to last - 1.
-        start_s, end_s: in seconds from the start of the utterance.
+        first: number of its first word.
+        last: number of the word after its last.
+        start_s: in seconds from the start of the utterance.
+        end_s: likewise.
 
     """
 

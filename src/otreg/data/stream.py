@@ -23,12 +23,15 @@ class SpeechTextStream(IterableDataset[Example]):
 
     Args:
         stream: from `open_stream`.
-        processor, max_duration_s, interleaving: as for `SpeechTextDataset`.
+        processor: as for `SpeechTextDataset`.
+        max_duration_s: as for `SpeechTextDataset`.
+        interleaving: as for `SpeechTextDataset`.
         shuffle_buffer: utterances among which the next is drawn; 0 = in the stream's order.
         seed: of the draws, together with the pass.
         augmentation: as for `SpeechTextDataset`; its epoch is the pass.
         repeat: begin the next pass when one ends, and never stop; for training by steps.
-        rank, num_ranks: which share is ours; None = as torch.distributed says, all without it.
+        rank: which share is ours; None = as torch.distributed says, all without it.
+        num_ranks: how many shares there are; None = likewise.
 
     Raises:
         ValueError: numbers out of range.

@@ -26,10 +26,12 @@ class Server:
     Args:
         load: gives the model; called in the thread that decodes.
         model: the name that requests must give.
-        host, port: where to listen; port 0 = any free one.
+        host: address to listen on.
+        port: where to listen; 0 = any free one.
         key: what clients must send; None = no key is asked for.
         limits: what requests may take.
-        max_batch, max_batch_s: see `Batcher`.
+        max_batch: see `Batcher`.
+        max_batch_s: see `Batcher`.
 
     Raises:
         OSError: nothing can listen there.

@@ -146,8 +146,10 @@ class AugmentConfig:
         noise_snr_db: lowest and highest ratio of speech to noise, in decibels.
         reverberation: manifests (or mappings) of recorded impulse responses.
         reverberation_probability: share of the clips that get one.
-        time_masks, time_mask_frames: stretches of masked frames, and the longest of them.
-        band_masks, band_mask_size: stretches of masked mel bands, and the widest of them.
+        time_masks: stretches of masked frames.
+        time_mask_frames: the longest of them.
+        band_masks: stretches of masked mel bands.
+        band_mask_size: the widest of them.
         seed: of all that is drawn; None = the run's.
     """
 

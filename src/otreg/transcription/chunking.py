@@ -35,7 +35,8 @@ class Chunk:
     """A piece of a recording.
 
     Args:
-        start_s, end_s: what is decoded, in seconds from the start of the recording.
+        start_s: where what is decoded begins, in seconds from the start of the recording.
+        end_s: where it ends.
         cut: how it ends: "silence" (there the next one starts), "overlap" (the next one starts
             before its end), or "end" (of the recording).
 

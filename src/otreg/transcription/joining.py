@@ -19,7 +19,8 @@ class Seam:
     """Two neighbouring texts after joining.
 
     Args:
-        left, right: what is kept of each; one after the other they are the text.
+        left: what is kept of the first.
+        right: what is kept of the second; one after the other they are the text.
         matched: whether words that both heard were found. If not, both texts are kept whole, so
             what was said in the overlap may stand there twice, and nothing is lost.
 
@@ -50,7 +51,8 @@ def join(
     it was said; it is then kept as often as it was in the text that has it more often.
 
     Args:
-        left, right: what was recognised in two chunks.
+        left: what was recognised in a chunk.
+        right: what was recognised in the next one.
         overlap_s: sound that both share, in seconds; 0 = the texts are kept as they are.
         language: code; in languages without spaces characters are aligned in place of words.
         words_per_s: how fast these two were spoken (characters a second, in languages without

@@ -60,7 +60,8 @@ def transcribe_recordings(
     length (but for one number per 20 ms). Short recordings share batches.
 
     Args:
-        model, processor: as for `otreg.model.generation.transcribe`.
+        model: as for `otreg.model.generation.transcribe`.
+        processor: as for `otreg.model.generation.transcribe`.
         recordings: sound files.
         language: code of all of them; names the language in prompts, and decides whether words or
             characters are joined.

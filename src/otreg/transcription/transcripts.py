@@ -15,8 +15,9 @@ class Segment:
     """A piece of a recording and its text.
 
     Args:
-        start_s, end_s: in seconds from the start of the recording. Segments follow each other
-            without a gap; where two chunks overlapped, the border is the middle of the overlap.
+        start_s: in seconds from the start of the recording. Segments follow each other without a
+            gap; where two chunks overlapped, the border is the middle of the overlap.
+        end_s: likewise.
         text: what was said; "" where nothing was heard.
         hit_limit: whether decoding stopped at max_new_tokens, so that words may be missing.
         cut: how the segment ends: "silence", "overlap" (the cut lies within speech, or was made
@@ -42,7 +43,9 @@ class Transcript:
         file: as it was named.
         language: code, "" where none was given.
         duration_s: of the recording.
-        policy, max_chunk_s, overlap_s: how it was cut.
+        policy: how it was cut, a name of `POLICIES`.
+        max_chunk_s: longest chunk, in seconds.
+        overlap_s: what two chunks share where a cut lies within speech, in seconds.
         segments: in order.
 
     """

@@ -42,8 +42,10 @@ def read_audiofolder(
     Args:
         metadata: metadata.csv (with a line of names) or metadata.jsonl; `file_name` names the sound
             file, relative to the metadata's folder.
-        columns, language, drop_empty: as in `read_huggingface`.
+        columns: as in `read_huggingface`.
+        language: as in `read_huggingface`.
         root: folder that no path may leave; None = the metadata's.
+        drop_empty: as in `read_huggingface`.
 
     Raises:
         ManifestError: naming the line that cannot be used.

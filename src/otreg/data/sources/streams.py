@@ -57,7 +57,8 @@ class UtteranceStream(ABC):
             num_parts: how many.
             shuffle_buffer: utterances among which the next is drawn, after the shards were permuted;
                 0 = in order. All of it follows from (seed, epoch, index, num_parts).
-            seed, epoch: of the draws.
+            seed: of the draws.
+            epoch: of the draws.
 
         """
         order = list(range(self.num_shards))
