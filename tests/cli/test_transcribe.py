@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from tiny_run import run_config, save_towers, stage
 
 from otreg.cli import main
+from otreg.cli.transcript_files import transcript_files
 from otreg.training import config_from_dict
 from otreg.training.building import build_model
 
@@ -124,3 +125,11 @@ def test_a_file_that_is_there_is_replaced_when_asked(model, talk, tmp_path) -> N
     assert main([*command, "--overwrite"]) == 0
     assert out.read_text() != "old"
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_slash_at_the_end_names_a_folder(tmp_path: Path) -> None:
+    one = [Path("talk.mp3")]
+    found = transcript_files(one, f"{tmp_path}/new/", "json", ".json", overwrite=False)
+    assert found == [tmp_path / "new" / "talk.json"]
+    found = transcript_files(one, f"{tmp_path}/new", "json", ".json", overwrite=False)
+    assert found == [tmp_path / "new"]

@@ -30,7 +30,7 @@ def transcribe(
         str, typer.Option(metavar="text|srt|vtt|json", help="How transcripts are written.")
     ] = "text",
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="FILE_OR_FOLDER",
             help="Default: the terminal. Several sound files need a folder.",

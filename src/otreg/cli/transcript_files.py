@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def transcript_files(
-    audio: Sequence[Path], out: Path | None, format: str, suffix: str, *, overwrite: bool
+    audio: Sequence[Path], out: str | Path | None, format: str, suffix: str, *, overwrite: bool
 ) -> list[Path] | None:
     """The file of each recording's transcript; None = the terminal.
 
@@ -31,8 +31,9 @@ def transcript_files(
                 "for one recording"
             )
         return None
-    separators = tuple(filter(None, (os.sep, os.altsep)))
-    if len(audio) > 1 or out.is_dir() or str(out).endswith(separators):
+    names_folder = str(out).endswith(tuple(filter(None, (os.sep, os.altsep))))  # a Path drops it
+    out = Path(out)
+    if len(audio) > 1 or out.is_dir() or names_folder:
         if out.exists() and not out.is_dir():
             raise ValueError(f"--out {out} is a file; {len(audio)} recordings need a folder")
         files = [out / f"{path.stem}{suffix}" for path in audio]
