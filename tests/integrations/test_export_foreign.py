@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import soundfile
@@ -15,10 +17,13 @@ from huggingface_hub import ModelCard
 from otreg.cli import main
 from otreg.data.manifest import Utterance, write_manifest
 from otreg.export.folder import export_model
+from otreg.export.push import push_folder
 from otreg.integrations import load
 
 
-def test_a_trained_model_of_others_is_exported_as_its_family_is(tmp_path: Path) -> None:
+def test_a_trained_model_of_others_is_exported_as_its_family_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "start").mkdir()
     ALL["qwen2_audio"].save(tmp_path / "start")
     rows = []
@@ -63,3 +68,17 @@ def test_a_trained_model_of_others_is_exported_as_its_family_is(tmp_path: Path) 
         assert torch.equal(parameter, theirs[name]), name
     with pytest.raises(ValueError, match="not empty"):
         export_model(run, out)
+    assert "otreg's, under Apache-2.0" not in card.text  # no code of ours is in it
+    uploaded = {}
+
+    class Api:
+        def create_repo(self, repo_id: str, **options: Any) -> None:
+            uploaded["repo"] = repo_id
+
+        def upload_folder(self, **options: Any) -> Any:
+            uploaded["files"] = options["allow_patterns"]
+            return SimpleNamespace(commit_url="https://hub/commit")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    assert push_folder(out, "me/mine") == "https://hub/commit"
+    assert {"model.safetensors", "otreg_request.json", "README.md"} <= set(uploaded["files"])

@@ -258,6 +258,7 @@ def test_results_of_a_hub_model_need_a_place(
 
 def test_frozen_parts_are_still_while_the_rest_trains(manifest: Path, tmp_path: Path) -> None:
     """Granite's BatchNorm would learn new statistics from speech though its encoder is frozen."""
+    from otreg.model.evaluation_mode import rest
     from otreg.training.model_parts import frozen_modules
 
     family = ALL["granite_speech"]
@@ -265,9 +266,107 @@ def test_frozen_parts_are_still_while_the_rest_trains(manifest: Path, tmp_path: 
     with family.stand_in():
         model, _ = family.load(tmp_path)
     set_trainable(steady(model).train(), ["adapter"])
-    still = frozen_modules(model)
+    still = {part for frozen in frozen_modules(model) for part in frozen.modules()}
     norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm1d)]
     assert norms
     assert all(norm in still for norm in norms)
     assert model not in still
-    assert not set(still) & set(model.model.projector.modules())
+    assert not still & set(model.model.projector.modules())
+    for frozen in frozen_modules(model):
+        rest(frozen)
+    assert not any(norm.training for norm in norms)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_frozen_layers_recompute_where_checkpointing_is_asked_for(
+    load: Any, reentrant: bool
+) -> None:
+    """The gradient passes through the frozen decoder to the adapter; there the memory goes."""
+    from otreg.model.evaluation_mode import rest
+    from otreg.training.model_parts import frozen_modules
+
+    family, model, processor = load("qwen2_audio")
+    batch = family.batch(processor, waveforms(0.9), TEXTS[:1])
+    set_trainable(model, ["adapter"])
+    model.activation_checkpointing_enable({"use_reentrant": reentrant})
+    model.train()
+    for frozen in frozen_modules(model):
+        rest(frozen)
+    calls = []
+    # Before it: recomputation may stop inside, as soon as all that is needed is there.
+    layer = model.get_decoder().layers[0]
+    hook = layer.mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    model(**batch).loss.backward()
+    hook.remove()
+    assert len(calls) == 2
+    assert all(p.grad is not None for p in model.model.multi_modal_projector.parameters())
+    assert not any(m.training for m in model.modules() if isinstance(m, torch.nn.Dropout))
+
+
+def test_a_run_may_checkpoint_activations(manifest: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    ALL["voxtral"].save(tmp_path / "model")
+    found = []
+    for name, options in (("plain", {}), ("checkpointed", {"gradient_checkpointing": True})):
+        trainer = {"use_cpu": True, **options}
+        settings = config(tmp_path / "model", manifest, stage("a", "adapter", trainer=trainer))
+        run = train(settings, tmp_path / name, quiet=True)
+        found.append(weights(ALL["voxtral"].load(run)[0]))
+    assert all(torch.allclose(found[0][n], found[1][n], atol=1e-6) for n in found[0])
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from otreg.integrations import load as load_model
+
+    ALL["qwen2_audio"].save(tmp_path)
+    held = load_file(tmp_path / "model.safetensors")
+    held.pop(next(name for name in held if "projector" in name))
+    save_file(held, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks 1 of the model's weights.*projector"):
+        load_model(tmp_path)
+
+
+def test_what_is_asked_is_kept_part_by_part(tmp_path: Path) -> None:
+    from otreg.integrations.loading import load_speech_lm
+    from otreg.integrations.processor import REQUEST_FILE
+
+    ALL["qwen3_asr"].save(tmp_path)
+    saved = {"request": "Write it down.", "options": {"language": "Spanish"}}
+    (tmp_path / REQUEST_FILE).write_text(json.dumps(saved))
+    _, processor = load_speech_lm(tmp_path)
+    assert (processor.request, processor.options) == ("Write it down.", {"language": "Spanish"})
+    _, processor = load_speech_lm(tmp_path, request_options={"language": "German"})
+    assert (processor.request, processor.options) == ("Write it down.", {"language": "German"})
+    (tmp_path / REQUEST_FILE).write_text("[]")
+    with pytest.raises(ValueError, match="must hold a request and options"):
+        load_speech_lm(tmp_path)
+
+
+def test_a_model_of_otregs_own_comes_from_the_hub_by_its_id(monkeypatch: Any) -> None:
+    import otreg.model.loading as loading
+
+    asked = []
+    for name in ("SpeechLMForConditionalGeneration", "SpeechLMProcessor"):
+        stand_in = type(name, (), {"from_pretrained": staticmethod(lambda p, **_: asked.append(p))})
+        monkeypatch.setattr(loading, name, stand_in)
+    loading.load_model("some-owner/some-model")
+    assert asked == ["some-owner/some-model"] * 2
+
+
+def test_a_processor_goes_to_other_processes_without_its_model(load: Any, manifest: Path) -> None:
+    import pickle
+
+    from otreg.data import SpeechTextCollator, SpeechTextDataset
+    from otreg.integrations import ForeignPort
+    from otreg.integrations.processor import ForeignProcessor
+
+    _, model, processor = load("qwen3_asr")
+    ours = ForeignProcessor(ForeignPort(model, processor=processor), processor)
+    copied = pickle.loads(pickle.dumps(ours))
+    assert copied.port is None
+    rows = [SpeechTextDataset(manifest, p)[0] for p in (ours, copied)]
+    one, other = (SpeechTextCollator(p)([row]) for p, row in zip((ours, copied), rows, strict=True))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert copied.decode([5, 6]) == ours.decode([5, 6])

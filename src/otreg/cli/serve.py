@@ -60,7 +60,7 @@ def serve(
     Parallel requests are decoded in batches. See docs/serving.md.
     """
     require_packages()
-    from otreg.integrations.loading import place_of
+    from otreg.model.loading import place_of
     from otreg.serving.access import check_host, read_key
     from otreg.serving.limits import Limits
     from otreg.serving.recognizer import Recognizer

@@ -87,7 +87,7 @@ def evaluate(
             f"--in-domain {unknown[0]} names none of the corpora; they are {', '.join(corpora)}"
         )
     from otreg.evaluation.normalizers import find_normalizer
-    from otreg.integrations.loading import place_of
+    from otreg.model.loading import place_of
 
     compared = find_normalizer(normalizer, spelling_map=spelling_map)
     if out is None and isinstance(place_of(run), str):

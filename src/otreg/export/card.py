@@ -48,14 +48,14 @@ print(pipe(text=asked, return_full_text=False)[0]["generated_text"])
 
 
 _LOADING_STOCK = """\
-The checkpoint is a stock one of its family: transformers alone loads it, and otreg is not needed.
+The checkpoint is one of its family: it loads as the model that it was trained from, and otreg is not needed.
 
 ```python
 from transformers import AutoProcessor, {model_class}
 
 folder = "."  # the folder, or the Hub id, of this model
-model = {model_class}.from_pretrained(folder)
-processor = AutoProcessor.from_pretrained(folder)
+model = {model_class}.from_pretrained(folder{trust})
+processor = AutoProcessor.from_pretrained(folder{trust})
 ```
 
 `otreg transcribe FOLDER speech.wav` asks it as it was asked in training.
@@ -108,7 +108,7 @@ def model_card(
         "Training data": _data(facts),
         "Training": _training(facts),
         "Evaluation": _evaluation(facts),
-        "Licence": _licence(licence, facts),
+        "Licence": _licence(licence, facts, own=isinstance(config, SpeechLMConfig)),
         "How to load it": _loading(config, packages),
     }
     body = "\n".join(f"## {title}\n\n{text.strip()}\n" for title, text in sections.items())
@@ -129,7 +129,12 @@ def _made(config: Any) -> str:
 def _loading(config: Any, packages: Sequence[str]) -> str:
     if isinstance(config, SpeechLMConfig):
         return _LOADING.format(packages=" ".join(packages))
-    return _LOADING_STOCK.format(model_class=(config.architectures or ["AutoModel"])[0])
+    named = (config.architectures or ["AutoModel"])[0]
+    is_remote = bool(getattr(config, "auto_map", None))
+    return _LOADING_STOCK.format(
+        model_class="AutoModel" if is_remote else named,
+        trust=", trust_remote_code=True" if is_remote else "",
+    )
 
 
 def _parts(config: Any, facts: RunFacts) -> str:
@@ -233,11 +238,11 @@ def _normaliser(results: Mapping[str, Any]) -> str:
     return ", ".join(named) or "(not named)"
 
 
-def _licence(licence: str | None, facts: RunFacts) -> str:
+def _licence(licence: str | None, facts: RunFacts, *, own: bool) -> str:
     text = _NO_LICENCE if licence is None else f"`{licence}`."
     if facts.base_models:
         text += " The licences of what it was built on hold, too."
-    return f"{text} The code in this folder is otreg's, under Apache-2.0."
+    return f"{text} The code in this folder is otreg's, under Apache-2.0." if own else text
 
 
 def _eval_results(facts: RunFacts) -> list[dict[str, Any]]:

@@ -49,7 +49,7 @@ def export_model(
         ValueError: no such model, a folder that holds something, results of several models, or a
             licence that is no identifier.
     """
-    out = Path(out)
+    out = Path(out).absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"expected a new or empty folder to export to, {str(out)!r} is not empty")
     if licence is not None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from otreg.export.code import ENTRY
-
 __all__ = ["check_push", "push_folder"]
 
 _SUFFIXES = frozenset({".json", ".safetensors", ".py", ".md", ".txt", ".model", ".jinja"})
@@ -53,9 +51,11 @@ def push_folder(folder: str | Path, repo_id: str, *, private: bool = False) -> s
     from huggingface_hub import HfApi, ModelCard
 
     folder = Path(folder)
-    if not (folder / f"{ENTRY}.py").is_file() or not (folder / "README.md").is_file():
+    own = folder / "config.json", folder / "README.md"
+    card = ModelCard.load(own[1]) if all(path.is_file() for path in own) else None
+    if card is None or "otreg" not in (card.data.tags or []):
         raise ValueError(f"expected a folder that otreg export wrote, received {str(folder)!r}")
-    check_push(repo_id, ModelCard.load(folder / "README.md").data.license)
+    check_push(repo_id, card.data.license)
     files = sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
     )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from otreg.integrations.families import UnsupportedModelError
 from otreg.integrations.port import ForeignPort
 from otreg.integrations.processor import REQUEST_FILE, ForeignProcessor
-from otreg.model.loading import load_model, model_folder
+from otreg.model.loading import load_model, place_of
 
 OWN_TYPE = "otreg_speech_lm"
 
@@ -28,6 +27,7 @@ def load(name: str | Path, *, trust_remote_code: bool = False, **loading: Any) -
 
     Raises:
         UnsupportedModelError: no Auto class of a model that reads audio and writes text knows it.
+        ValueError: weights of the model are not in the checkpoint.
     """
     import transformers
 
@@ -38,7 +38,15 @@ def load(name: str | Path, *, trust_remote_code: bool = False, **loading: Any) -
         known = getattr(transformers, auto)
         is_remote = auto in (getattr(config, "auto_map", None) or {})
         if (type(config) in known._model_mapping and auto != "AutoModel") or is_remote:
-            model = known.from_pretrained(name, **trust, **loading)
+            model, report = known.from_pretrained(
+                name, **trust, **loading, output_loading_info=True
+            )
+            missing = sorted(report["missing_keys"])
+            if missing:
+                raise ValueError(
+                    f"{name} lacks {len(missing)} of the model's weights, the first {missing[0]}; is it a "
+                    "checkpoint of an adapter alone, or of LoRA that was not merged?"
+                )
             return model, transformers.AutoProcessor.from_pretrained(name, **trust)
     raise UnsupportedModelError(
         f"{name} is a {config.model_type!r}, which is no model that reads audio and writes text; load "
@@ -93,23 +101,27 @@ def load_speech_lm(
         raise
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot load the model in {str(place)!r}: {error}") from error
-    file = Path(place) / REQUEST_FILE
-    if not asked and file.is_file():
-        saved = json.loads(file.read_text(encoding="utf-8"))
-        request, request_options = saved["request"], saved["options"]
+    saved = _saved_request(place)
+    request = saved.get("request") if request is None else request
+    request_options = request_options or saved.get("options")
     port = ForeignPort(model, processor=processor)
     return model.eval(), ForeignProcessor(port, processor, request, **(request_options or {}))
 
 
-def place_of(name: str | Path) -> str | Path:
-    """Where a model is: a folder (Path), or a Hub id (str) if there is no such folder and it reads so.
+def _saved_request(place: str | Path) -> dict[str, Any]:
+    """What the model was trained with by otreg, fetched where it is on the Hub; empty without."""
+    from transformers.utils import cached_file
 
-    Raises:
-        ValueError: neither.
-    """
-    if not Path(name).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
-        return str(name)
-    return model_folder(name)
+    file = cached_file(place, REQUEST_FILE, _raise_exceptions_for_missing_entries=False)
+    if file is None:
+        return {}
+    saved = json.loads(Path(file).read_text(encoding="utf-8"))
+    if not isinstance(saved, dict) or not isinstance(saved.get("options", {}), dict):
+        raise ValueError(
+            f"{place}: {REQUEST_FILE} must hold a request and options, received {saved!r}; write it as "
+            '{"request": null, "options": {}}'
+        )
+    return saved
 
 
 def _model_type(place: str | Path) -> str | None:

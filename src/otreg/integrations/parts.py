@@ -86,8 +86,11 @@ def _parameters(model: Any, group: str) -> list[nn.Parameter]:
     if group == "adapter":
         return adapter
     own = {id(p) for p in adapter}
-    if group == "audio_tower":
-        return [p for p in encoder if id(p) not in own]
+    if group == "audio_tower":  # sinusoids do not train, as in transformers
+        fixed = {
+            id(p) for name, p in base.named_parameters() if "embed_positions" in name.split(".")
+        }
+        return [p for p in encoder if id(p) not in own | fixed]
     audio = own | {id(p) for p in encoder}
     beside = {id(p) for name in family.beside for p in base.get_submodule(name).parameters()}
     head = model.get_output_embeddings()

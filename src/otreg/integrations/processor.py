@@ -39,15 +39,21 @@ class ForeignProcessor:
     def __init__(
         self, port: ForeignPort, processor: Any, request: str | None = None, **options: Any
     ) -> None:
-        self.port = port
+        self.port: ForeignPort | None = port
         self.processor = processor
         self.request = request
         self.options = options
         self.collator = TranscriptionCollator(processor, request, **options)
         self.tokenizer = processor.tokenizer
         self.pad_token_id = self.collator.pad_token_id
-        self._heard: dict[int, bool] = {}
+        self._dtype: Any = None  # in a copy without the model
+        self._begin_id = port.transcripts.begin_id
         self._longest_s: float | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy for another process, which makes batches and leaves the model where it is."""
+        dtype = self._dtype if self.port is None else self.port.model.dtype
+        return self.__dict__ | {"port": None, "_dtype": dtype}
 
     def features(self, samples: np.ndarray) -> np.ndarray:
         """(samples,) as they are.
@@ -55,10 +61,11 @@ class ForeignProcessor:
         Raises:
             ValueError: the model's processor would leave their end out.
         """
-        if len(samples) > _SURELY_HEARD_SAMPLES and not self._hears_to_the_end(len(samples)):
+        longest_s = self.longest_audio_s() if len(samples) > _SURELY_HEARD_SAMPLES else None
+        if longest_s is not None and len(samples) > longest_s * SAMPLE_RATE_HZ:
             raise ValueError(
                 f"it holds {len(samples) / SAMPLE_RATE_HZ:.1f} s, and "
-                f"{type(self.processor).__name__} leaves out the end of audio that long; split it "
+                f"{type(self.processor).__name__} leaves out what is behind {longest_s:g} s; split it "
                 "into shorter rows (start_s, end_s)"
             )
         return samples
@@ -123,7 +130,7 @@ class ForeignProcessor:
             batch = self.collator.questions(audio, left=padding_side == "left")
             for name in OURS:
                 batch.pop(name, None)
-        dtype = self.port.model.dtype
+        dtype = self._dtype if self.port is None else self.port.model.dtype
         return {
             name: value.to(dtype) if value.is_floating_point() else value
             for name, value in batch.items()
@@ -137,7 +144,7 @@ class ForeignProcessor:
     def decode(self, token_ids: Any, *, skip_special_tokens: bool = True) -> str:
         """The transcript in an answer: behind the token that precedes it, where the family has one."""
         ids = [int(token) for token in token_ids]
-        begin = self.port.transcripts.begin_id
+        begin = self._begin_id
         if begin in ids:
             ids = ids[ids.index(begin) + 1 :]
         text: str = self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
@@ -167,19 +174,17 @@ class ForeignProcessor:
 
     def _hears_to_the_end(self, num_samples: int) -> bool:
         """Whether another end of the audio makes another batch: some processors cut without a word."""
-        if num_samples not in self._heard:
-            quiet = np.zeros(num_samples, dtype=np.float32)
-            quiet[0] = 1  # a peak in both: log-mel features are scaled by theirs
-            loud = quiet.copy()
-            end = min(_END_SAMPLES, num_samples - 1)
-            loud[num_samples - end :] = np.resize([0.5, -0.5], end)
-            first, second = (self.collator.prompts([samples]) for samples in (quiet, loud))
-            self._heard[num_samples] = any(
-                not torch.equal(value, second[name])
-                for name, value in first.items()
-                if torch.is_tensor(value) and value.is_floating_point()
-            )
-        return self._heard[num_samples]
+        quiet = np.zeros(num_samples, dtype=np.float32)
+        quiet[0] = 1  # a peak in both: log-mel features are scaled by theirs
+        loud = quiet.copy()
+        end = min(_END_SAMPLES, num_samples - 1)
+        loud[num_samples - end :] = np.resize([0.5, -0.5], end)
+        first, second = (self.collator.prompts([samples]) for samples in (quiet, loud))
+        return any(
+            not torch.equal(value, second[name])
+            for name, value in first.items()
+            if torch.is_tensor(value) and value.is_floating_point()
+        )
 
 
 def _require_transcription(row: Row) -> None:

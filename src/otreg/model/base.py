@@ -14,6 +14,7 @@ from otreg.model.compression import keep_log_weight, merge_pairs, snap_to_vocabu
 from otreg.model.configuration import SpeechLMConfig
 from otreg.model.embeddings import embedding_row, embedding_rows, embedding_scale
 from otreg.model.encoders import run_encoder
+from otreg.model.evaluation_mode import rest
 from otreg.model.frames import lengths_to_mask
 from otreg.model.outputs import EncoderStates, SpeechFeatures
 from otreg.model.towers import is_frozen
@@ -76,7 +77,7 @@ class SpeechLMPreTrainedModel(PreTrainedModel):
         super().train(mode)
         for part in (self.audio_tower, self.multi_modal_projector, self.language_model):
             if mode and is_frozen(part):
-                part.eval()
+                rest(part)
         return self
 
     def save_pretrained(  # type: ignore[override]

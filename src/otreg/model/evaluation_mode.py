@@ -34,3 +34,20 @@ def same_randomness() -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)  # noqa: NPY002
+
+
+def rest(module: nn.Module) -> None:
+    """Put what does not train into evaluation mode: no dropout in it, no new statistics.
+
+    A layer that recomputes its activations goes on doing so, which transformers' layers do in training
+    mode only: gradients may pass through frozen layers. One with a dropout rate of its own cannot.
+    """
+    for part in module.modules():
+        part.training = _recomputes(part)
+
+
+def _recomputes(module: nn.Module) -> bool:
+    rates = [
+        value for name, value in vars(module).items() if "drop" in name and isinstance(value, float)
+    ]
+    return bool(getattr(module, "gradient_checkpointing", False)) and not any(rates)

@@ -70,13 +70,13 @@ def finish(model: Any) -> None:
 
 
 def frozen_modules(model: nn.Module) -> list[nn.Module]:
-    """Modules of which no parameter trains, with all that is in them: no dropout, no new statistics."""
+    """The outermost modules of which no parameter trains."""
     found: list[nn.Module] = []
 
     def visit(module: nn.Module) -> None:
         parameters = list(module.parameters())
         if parameters and not any(p.requires_grad for p in parameters):
-            found.extend(module.modules())
+            found.append(module)
             return
         for child in module.children():
             visit(child)

@@ -32,6 +32,7 @@ from otreg.forwards import (
     run_forwards,
     transcript_ids,
 )
+from otreg.model.evaluation_mode import rest
 from otreg.objectives import Term
 from otreg.training.model_parts import frozen_modules
 from otreg.training.objectives import WeightedObjective
@@ -220,7 +221,7 @@ class SpeechLMTrainer(Trainer):
         if self._frozen is None:
             self._frozen = frozen_modules(self.port.model)
         for module in self._frozen:
-            module.training = False
+            rest(module)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Trainer's; a model of others by the names that its weights have in memory.
