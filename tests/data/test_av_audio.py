@@ -18,6 +18,7 @@ from otreg.data import (
     load_audio,
     read_manifest,
 )
+from otreg.data.av_audio import AvFile
 
 DURATION_S = 1.5
 # Name -> suffix, options, whether the header says how long it is.
@@ -141,3 +142,50 @@ def test_export_keeps_the_kind_of_a_file(encoded, tmp_path):
     (row,) = read_manifest(tmp_path / "m.jsonl")
     assert row.audio.suffix == ".webm"
     np.testing.assert_array_equal(load_audio(row), load_audio(held))
+
+
+@pytest.fixture(scope="module")
+def silence(tmp_path_factory):
+    """A minute of silence as m4a, webm and aac."""
+    folder = tmp_path_factory.mktemp("silence")
+    soundfile.write(folder / "s.flac", np.zeros(60 * 16000), 16000)
+    for name in ("s.m4a", "s.webm", "s.aac"):
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", folder / "s.flac"]
+        subprocess.run([*command, folder / name], check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "most_s", "message"),
+    [
+        ("s.m4a", 0, r"lasts 60\.\d s, above max_duration_s 3; cut it"),
+        ("s.webm", 0, r"lasts 60\.\d s, above max_duration_s 3; cut it"),
+        ("s.aac", 4, r"lasts more than 3\.0 s, above max_duration_s 3; cut it"),
+    ],
+)
+def test_what_is_too_long_is_not_decoded(silence, monkeypatch, name, most_s, message):
+    decoded_s = []
+    blocks = AvFile._blocks
+
+    def counted(self):
+        for block in blocks(self):
+            decoded_s.append(len(block) / self.samplerate)
+            yield block
+
+    monkeypatch.setattr(AvFile, "_blocks", counted)
+    for use in (load_audio, audio_info):
+        decoded_s.clear()
+        with pytest.raises(AudioError, match=message):
+            use(utterance(silence / name), max_duration_s=3)
+        assert sum(decoded_s) <= most_s
+
+
+@pytest.mark.parametrize("name", ["s.m4a", "s.webm", "s.aac"])
+def test_a_short_span_of_a_long_file_is_read(silence, name):
+    whole = utterance(silence / name)
+    inside = replace(whole, start_s=30.0, end_s=32.0)
+    assert len(load_audio(inside, max_duration_s=3)) == 2 * 16000
+    at_the_end = replace(whole, start_s=58.0)
+    assert 1.9 < audio_info(at_the_end, max_duration_s=3).duration_s < 2.3
+    with pytest.raises(AudioError, match="above max_duration_s 3"):
+        audio_info(replace(whole, start_s=50.0), max_duration_s=3)

@@ -485,3 +485,56 @@ def test_a_missing_package_names_its_extra(monkeypatch, source, package, extra):
 
     monkeypatch.setitem(sys.modules, package, None)
     refuse(source, rf"needs the package {package}: pip install 'otreg\[{extra}\]'", ImportError)
+
+
+def in_splits(made, utterances):
+    """Files and metadata of a flat audio folder moved to a/ and data/b/, under one metadata file."""
+    places = [f"{'a' if n % 2 else 'data/b'}/" for n in range(len(utterances))]
+    for utterance, place in zip(utterances, places, strict=True):
+        (made / place).mkdir(parents=True, exist_ok=True)
+        name = utterance.audio.name
+        (made / place / name).write_bytes(utterance.audio.read_bytes())
+        replace_in(made / "metadata.csv", f"\n{name},", f"\n{place}{name},")
+
+
+def test_a_split_of_an_audio_folder_with_one_metadata_file_is_its_own_rows(corpus):
+    folder, utterances = corpus
+    made = write_audiofolder(folder / "csv", utterances)
+    source = {"type": "huggingface", "path": str(made)}
+    refuse(source | {"split": "a"}, r"no file of split 'a', .*it has no folders: .*drop it")
+    in_splits(made, utterances)
+    assert len(read_source(source)) == 4
+    for split in ("a", "b"):
+        found = read_source(source | {"split": split})
+        assert [u.id for u in found] == [u.id for u in utterances][split == "a" :: 2]
+    refuse(source | {"split": "test"}, r"no file of split 'test', .*its files are in a, data/b: ")
+    options = {"name": "de", "revision": "main", "data_files": "x.csv"}
+    refuse(source | options, r"an audio folder has no name or revision or data_files; drop it")
+
+
+@pytest.mark.parametrize("name", ["", "."])
+def test_a_row_that_names_no_file_is_named(corpus, name):
+    folder, utterances = corpus
+    path = write_nemo(folder / "m.json", utterances)
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    del lines[1]["id"]
+    lines[1]["audio_filepath"] = name
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    refuse({"type": "nemo", "path": str(path)}, r"m\.json:2: .*audio")
+    made = write_audiofolder(folder / "jsonl", utterances, kind="jsonl")
+    path = made / "metadata.jsonl"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    del lines[1]["id"]
+    lines[1]["file_name"] = name
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
+    refuse({"type": "huggingface", "path": str(made)}, r"metadata\.jsonl:2: ")
+
+
+def test_tar_members_that_promise_more_than_they_should(tmp_path):
+    source = pack(tmp_path / "s.tar", [("u1.txt", bytes(16_000_001))]) | {"language": "en"}
+    refuse(source, r"s\.tar: 'u1\.txt' has 16000001 bytes; expected at most 16 MB of text")
+    with tarfile.open(tmp_path / "s.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        sparse = tarfile.TarInfo("u1.wav")
+        sparse.pax_headers = {"GNU.sparse.size": str(2**40), "GNU.sparse.map": "0,0"}
+        tar.addfile(sparse)
+    refuse(source, r"s\.tar: 'u1\.wav' is sparse, .*pack it without --sparse")

@@ -137,3 +137,19 @@ def test_a_length_that_the_encoder_refuses_names_the_recording_before_it_is_deco
     dataset = SpeechTextDataset([manifest], processor)
     with pytest.raises(AudioError, match=rf"{LINES}: .*at most 2 s.*data\.long_audio=split"):
         dataset.lengths()
+
+
+def test_what_slow_speech_makes_longer_than_the_encoder_takes_is_refused(
+    towers, manifest, tmp_path
+) -> None:
+    rows = manifest.read_text().splitlines()
+    manifest.write_text(rows[0] + "\n")  # of 1 s; the towers take 2
+    data = config_of(towers, manifest, augment={"speeds": [0.5, 1]}, validation=[str(manifest)])
+    train(config_from_dict(data), tmp_path / "fits", quiet=True)
+    samples = np.zeros(17_000)
+    soundfile.write(tmp_path / "short.wav", samples, 16_000)
+    with pytest.raises(
+        ValueError,
+        match=r"lasts 1\.06 s, above 1 s, what this encoder takes, 2 s, at the slowest of",
+    ):
+        train(config_from_dict(data), tmp_path / "run", quiet=True)

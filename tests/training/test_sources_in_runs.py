@@ -19,8 +19,9 @@ from source_kinds import write_audiofolder, write_kaldi, write_shards
 from tiny_run import run_config, save_corpus, save_towers, stage
 
 from otreg.cli import main
-from otreg.data import SpeechTextStream, open_stream, read_manifest
-from otreg.training import ConfigError, config_from_dict, load_config, train
+from otreg.data import AudioError, SpeechTextStream, open_stream, read_manifest
+from otreg.data.augment import Augmentation
+from otreg.training import ConfigError, config_from_dict, load_config, stages, train
 from otreg.training.config import save_config
 from otreg.training.trainer import SpeechLMTrainer
 
@@ -105,6 +106,53 @@ def test_a_run_on_a_stream_resumes_where_it_was(place: Path, tmp_path: Path) -> 
         assert torch.equal(value, again[name]), name
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log if "ce" in entry][-3:] == [3, 4, 5]
+
+
+@pytest.mark.parametrize("kind", ["stream", "manifest"])
+@pytest.mark.parametrize("seed", [None, 7])
+def test_every_stage_draws_rows_and_augmentation_in_its_own_way(
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    seed: int | None,
+) -> None:
+    heard: dict[tuple[str, int], list[str]] = {}
+    change = Augmentation.samples
+
+    def noted(self: Augmentation, samples: Any, clip: str, epoch: int) -> Any:
+        heard.setdefault((now[-1], self.seed), []).append(clip)
+        return change(self, samples, clip, epoch)
+
+    now: list[str] = []
+    enter = stages.enter_stage
+
+    def entered(config: Any, stage: Any, model: Any) -> None:
+        now.append(stage.name)
+        enter(config, stage, model)
+
+    monkeypatch.setattr(Augmentation, "samples", noted)
+    monkeypatch.setattr(stages, "enter_stage", entered)
+    data = config(place, sources(place)[kind])
+    data["stages"] = [stage("one"), stage("two")]
+    data["data"] |= {"shuffle_buffer": 8, "augment": {"speeds": [1, 1.1], "seed": seed}}
+    train(config_from_dict(data), tmp_path / "run", quiet=True)
+    (one, first), (two, second) = heard
+    assert (one, two) == ("one", "two")
+    assert first == second == 7 if seed else first != second
+    assert heard[one, first] != heard[two, second]
+
+
+def test_a_stream_refuses_what_is_longer_than_max_clip_s(place: Path, tmp_path: Path) -> None:
+    data = config(place, sources(place)["stream"])
+    data["data"]["max_clip_s"] = 0.55
+    with pytest.raises(AudioError, match=r"above max_duration_s 0\.55"):
+        train(config_from_dict(data), tmp_path / "run", quiet=True)
+    data["data"]["max_clip_s"] = 2.5
+    with pytest.raises(
+        ConfigError, match=r"max_clip_s is 2\.5, but this encoder takes at most 2 s"
+    ):
+        train(config_from_dict(data), tmp_path / "other", quiet=True)
 
 
 def test_a_stream_s_loader_is_not_shared_out_a_second_time(place: Path) -> None:
@@ -210,6 +258,11 @@ def test_an_augmented_run_resumes_where_it_was(place: Path, tmp_path: Path) -> N
         ),
         ({}, {"train": "manifest", "validation": "stream"}, "validation needs all rows at once"),
         ({}, {"train": ["stream", "manifest"]}, "a stream in train stands alone"),
+        (
+            {},
+            {"train": "stream", "long_audio": "split"},
+            r"long_audio=split needs all rows at once: .*otreg prepare split",
+        ),
     ],
 )
 def test_a_configuration_that_cannot_be_run_says_why(

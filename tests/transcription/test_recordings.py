@@ -252,3 +252,10 @@ def test_options_out_of_range_are_refused(talk) -> None:
     for wrong in ({"max_chunk_s": 0}, {"max_chunk_s": 4, "overlap_s": 3}, {"overlap_s": -1}):
         with pytest.raises(ValueError, match="at most half of that"):
             Options(**wrong).lengths_s(PROCESSOR)
+
+
+def test_an_overlap_of_half_a_chunk_is_taken(talk) -> None:
+    path, _ = talk
+    for policy in ("silence", "fixed"):
+        (found,) = transcribe([path], policy=policy, max_chunk_s=10, overlap_s=5)
+        assert_tiles(found, 10)

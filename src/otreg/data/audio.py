@@ -18,7 +18,7 @@ import numpy as np
 
 from otreg.data._containers import ContainerError, check_container
 from otreg.data.audio_bytes import AudioBytes
-from otreg.data.av_audio import HEAD_BYTES, AvFile, recognised
+from otreg.data.av_audio import HEAD_BYTES, AvFile, TooLongError, recognised
 from otreg.data.utterance import AudioSpan
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def audio_info(span: AudioSpan, *, max_duration_s: float = MAX_DURATION_S) -> Au
         AudioError: for anything that cannot be decoded in full.
 
     """
-    file, num_frames = _open(span)
+    file, num_frames = _open(span, max_duration_s)
     with file:
         return _info(file, num_frames, span, max_duration_s)
 
@@ -120,7 +120,7 @@ def load_audio(span: AudioSpan, *, max_duration_s: float = MAX_DURATION_S) -> np
         AudioError: for anything that cannot be decoded in full, and for NaN or infinite samples.
 
     """
-    file, num_frames = _open(span)
+    file, num_frames = _open(span, max_duration_s)
     with file:
         info = _info(file, num_frames, span, max_duration_s)
         samples = np.empty(info.stop - info.start, dtype=np.float32)
@@ -150,7 +150,7 @@ def stream_audio(span: AudioSpan, *, max_duration_s: float = math.inf) -> Iterat
     """
     import soxr
 
-    file, num_frames = _open(span)
+    file, num_frames = _open(span, max_duration_s)
     with file:
         info = _info(file, num_frames, span, max_duration_s)
         if info.sample_rate_hz == SAMPLE_RATE_HZ:
@@ -168,8 +168,20 @@ def _error(span: AudioSpan, problem: str) -> AudioError:
     return AudioError(f"{span.name}: audio file {span.audio} {problem}")
 
 
-def _open(span: AudioSpan) -> tuple[soundfile.SoundFile, int]:
-    """Open a file that is intact as far as its container tells; with its samples per channel."""
+def _too_long(span: AudioSpan, found: str, max_duration_s: float) -> AudioError:
+    return _error(
+        span,
+        f"{found}, above max_duration_s {max_duration_s:g}; cut it with start_s and end_s (otreg "
+        "prepare split), or raise max_duration_s",
+    )
+
+
+def _open(span: AudioSpan, max_duration_s: float) -> tuple[soundfile.SoundFile, int]:
+    """Open a file that is intact as far as its container tells; with its samples per channel.
+
+    What PyAV decodes to be counted is refused here where it is longer than max_duration_s; of a file
+    with end_s all is counted, since it may be longer than its utterance.
+    """
     import soundfile
 
     if span.audio is None:
@@ -177,7 +189,11 @@ def _open(span: AudioSpan) -> tuple[soundfile.SoundFile, int]:
     source = _source(span)
     if kind := recognised(_head(source)):
         try:
-            decoded: Any = AvFile(source, kind)
+            to_end_s = (span.start_s or 0.0) + max_duration_s
+            longest_s = to_end_s if span.end_s is None else math.inf
+            decoded: Any = AvFile(source, kind, longest_s=max(0.0, longest_s))
+        except TooLongError as error:
+            raise _too_long(span, str(error), max_duration_s) from error
         except ContainerError as error:
             raise _error(span, str(error)) from error
         return decoded, decoded.frames
@@ -261,12 +277,7 @@ def _info(
     if stop <= start:
         raise _error(span, f"has no sample between start_s {start_s} and end_s {end_s}")
     if info.duration_s > max_duration_s:
-        raise _error(
-            span,
-            f"holds an utterance of {info.duration_s:.1f} s, above max_duration_s "
-            f"{max_duration_s:g}; cut it with start_s and end_s (otreg prepare split), or raise "
-            "max_duration_s",
-        )
+        raise _too_long(span, f"holds an utterance of {info.duration_s:.1f} s", max_duration_s)
     return info
 
 

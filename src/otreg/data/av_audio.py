@@ -6,6 +6,7 @@ when it is opened, and again when it is read: for many passes over much data fla
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,20 +34,29 @@ def recognised(head: bytes) -> str | None:
     return "AAC" if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0 else None
 
 
+class TooLongError(ContainerError):
+    """A file that lasts longer than asked for; the rest of it was not decoded."""
+
+
 class AvFile:
     """An opened file with the face of `soundfile.SoundFile`, as far as otreg uses it.
 
     Args:
         source: a path, or an open file.
         format: "M4A", "WEBM" or "AAC".
+        longest_s: nothing is decoded of a file whose header promises more than this, in seconds, and
+            no more than this of one whose header promises less.
 
     Raises:
+        TooLongError: it lasts longer than longest_s.
         ContainerError: it is damaged, truncated, or holds other than one audio stream.
         ImportError: PyAV is missing.
 
     """
 
-    def __init__(self, source: Path | BinaryIO, format: str) -> None:
+    def __init__(
+        self, source: Path | BinaryIO, format: str, *, longest_s: float = math.inf
+    ) -> None:
         self.format = format
         self._source = source
         self._open()
@@ -54,8 +64,15 @@ class AvFile:
         self.channels = 0
         decoded = 0
         try:
+            promised_s = self._promised_s()
+            if promised_s is not None and promised_s > longest_s + _TOLERANCE_S:
+                raise TooLongError(f"lasts {promised_s:.1f} s")
             for block in self._blocks():
                 decoded += len(block)
+                if decoded > (longest_s + _TOLERANCE_S) * self.samplerate:
+                    if self.format != "M4A" or promised_s is None:
+                        raise TooLongError(f"lasts more than {longest_s:.1f} s")
+                    break  # what follows lies beyond the promised duration
             self.frames = self._whole(decoded)
         finally:
             self._container.close()
@@ -134,15 +151,8 @@ class AvFile:
 
         What an m4a holds beyond its promised duration is the encoder's padding.
         """
-        av = self._av
-        if not self.samplerate or self.format == "AAC":  # no header: FFmpeg's duration is a guess
-            return decoded
-        promised_s = None
-        if self._stream.duration is not None:
-            promised_s = float(self._stream.duration * self._stream.time_base)
-        elif self._container.duration is not None:
-            promised_s = self._container.duration / av.time_base
-        if promised_s is None:
+        promised_s = self._promised_s()
+        if not self.samplerate or promised_s is None:
             return decoded
         if decoded / self.samplerate < promised_s - _TOLERANCE_S:
             raise ContainerError(
@@ -151,6 +161,16 @@ class AvFile:
             )
         promised = round(promised_s * self.samplerate)
         return min(decoded, promised) if self.format == "M4A" else decoded
+
+    def _promised_s(self) -> float | None:
+        """The duration that the header promises; None where there is none."""
+        if self.format == "AAC":  # no header: FFmpeg's duration is a guess
+            return None
+        if self._stream.duration is not None:
+            return float(self._stream.duration * self._stream.time_base)
+        if self._container.duration is not None:
+            return float(self._container.duration / self._av.time_base)
+        return None
 
 
 def _pyav(kind: str) -> Any:

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def fit_long_audio(
-    utterances: Sequence[Utterance], data: DataConfig, processor: Any
+    utterances: Sequence[Utterance], data: DataConfig, processor: Any, *, stretch: float = 1.0
 ) -> list[Utterance]:
     """Apply a run's `data.long_audio` to the rows of its manifests.
 
@@ -31,6 +31,8 @@ def fit_long_audio(
         utterances: the rows.
         data: the run's.
         processor: the model's; its feature extractor says how long audio may be.
+        stretch: the most by which augmentation makes a clip longer (`Augmentation.longest`); what
+            the encoder takes is divided by it.
 
     Returns:
         The rows, long ones in pieces.
@@ -48,11 +50,16 @@ def fit_long_audio(
             f"{'this encoder' if encoder_s is not None else 'otreg'} takes at most {limit_s:g} s; "
             "lower it"
         )
-    max_s = data.max_clip_s or limit_s
+    max_s, whose = data.max_clip_s or limit_s, "what this encoder takes"
+    if data.max_clip_s is not None:
+        whose = "data.max_clip_s"
+    if encoder_s is not None and encoder_s / stretch < max_s:
+        max_s = encoder_s / stretch
+        whose = f"what this encoder takes, {encoder_s:g} s, at the slowest of data.augment.speeds"
     if data.long_audio == "split":
         return _split(utterances, max_s)
     if data.max_clip_s is not None or (encoder_s is not None and not data.cache_encoder):
-        _refuse(utterances, data, max_s)
+        _refuse(utterances, data, max_s, whose)
     return list(utterances)
 
 
@@ -77,7 +84,7 @@ def _split(utterances: Sequence[Utterance], max_s: float) -> list[Utterance]:
     return rows
 
 
-def _refuse(utterances: Sequence[Utterance], data: DataConfig, max_s: float) -> None:
+def _refuse(utterances: Sequence[Utterance], data: DataConfig, max_s: float, whose: str) -> None:
     """Raise for the first clip that is too long, with the number of all."""
     rows = map(data.interleaving() or row_of, utterances)
     long = []
@@ -87,7 +94,6 @@ def _refuse(utterances: Sequence[Utterance], data: DataConfig, max_s: float) -> 
             long.append((clip, duration_s))
     if long:
         clip, duration_s = long[0]
-        whose = "data.max_clip_s" if data.max_clip_s is not None else "what this encoder takes"
         others = f" (and {len(long) - 1} more are too long)" if len(long) > 1 else ""
         raise ValueError(
             f"{clip.name}: audio file {clip.audio} lasts {duration_s:.2f} s, above {max_s:g} s, "

@@ -150,7 +150,7 @@ class AugmentConfig:
         time_mask_frames: the longest of them.
         band_masks: stretches of masked mel bands.
         band_mask_size: the widest of them.
-        seed: of all that is drawn; None = the run's.
+        seed: of all that is drawn, in every stage; None = the stage's, which follows from the run's.
     """
 
     speeds: list[Annotated[Number, Field(ge=0.5, le=2)]] = dataclasses.field(default_factory=list)
@@ -186,7 +186,8 @@ class DataConfig:
         interleave: cut every utterance into written and spoken spans; its manifest needs `words`.
         long_audio: what becomes of recordings that are longer than max_clip_s: `refuse` stops the
             run before it trains, `split` cuts them between their `words`.
-        max_clip_s: longest recording that is trained on; None = what the encoder takes.
+        max_clip_s: longest recording that is trained on; None = what the encoder takes. A stream is
+            refused where it reaches a longer one.
         augment: change the speech from epoch to epoch.
     """
 
@@ -218,6 +219,11 @@ class DataConfig:
             raise ValueError("a stream in train stands alone: give one source, or drop streaming")
         if self.streams and self.cache_encoder:
             raise ValueError("cache_encoder needs all rows at once: drop it, or streaming: true")
+        if self.streams and self.long_audio == "split":
+            raise ValueError(
+                "data.long_audio=split needs all rows at once: drop it, or streaming: true; or split "
+                "the data beforehand with `otreg prepare split`"
+            )
 
     @property
     def streams(self) -> bool:

@@ -23,7 +23,7 @@ from otreg.training.batches import EqualEpochs
 from otreg.training.building import build_model
 from otreg.training.callbacks import EpochOfData, JsonLog, ProgressBar
 from otreg.training.config import RunConfig, StageConfig
-from otreg.training.data import training_augmentation, training_stream
+from otreg.training.data import enter_stage_data, training_augmentation, training_stream
 from otreg.training.long_audio import fit_long_audio
 from otreg.training.model_parts import enter_stage, finish
 from otreg.training.objectives import WeightedObjective, build_objectives
@@ -87,6 +87,7 @@ def train(
         _enter_stage(config, stage, model)
         if index < first:
             continue
+        enter_stage_data(train_set, config, stage_seed(config.seed, stage.name))
         reference = _reference(folder, stage, model, objectives[index], is_main, checkpoint)
         with _attached_heads(model, objectives[index]), _no_loading_bars():
             trainer = _trainer(
@@ -155,7 +156,8 @@ def _datasets(
 
     def dataset(sources: Sequence[Source], change: Any = None) -> SpeechTextDataset:
         utterances = read_sources(sources, root=config.data.root)
-        utterances = fit_long_audio(utterances, config.data, processor)
+        stretch = 1.0 if change is None else change.longest
+        utterances = fit_long_audio(utterances, config.data, processor, stretch=stretch)
         cut = config.data.interleaving()
         found = SpeechTextDataset(utterances, processor, interleaving=cut, augmentation=change)
         if not config.data.cache_encoder:

@@ -106,6 +106,7 @@ def cut(
         return [(Chunk(0.0, duration_s, "end"), recording)]
     found = survey(recording, folder)
     shorter_s = max_s - _ROUNDING_S
+    overlap_s = min(overlap_s, shorter_s / 2)
     if options.policy == "fixed":
         chunks = chunks_of_fixed_length(found.duration_s, max_s=shorter_s, overlap_s=overlap_s)
     else:

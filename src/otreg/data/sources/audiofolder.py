@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from otreg.data.json_lines import json_objects
@@ -36,6 +36,7 @@ def read_audiofolder(
     language: str | None,
     root: str | Path | None,
     drop_empty: bool,
+    split: str | None = None,
 ) -> list[Utterance]:
     """Read an audio folder by its metadata.
 
@@ -46,13 +47,16 @@ def read_audiofolder(
         language: as in `read_huggingface`.
         root: folder that no path may leave; None = the metadata's.
         drop_empty: as in `read_huggingface`.
+        split: only the files in SPLIT/ or data/SPLIT/; None = all of the metadata's.
 
     Raises:
-        ManifestError: naming the line that cannot be used.
+        ManifestError: naming the line that cannot be used, or no file of the split.
 
     """
     lines = _csv(metadata) if metadata.suffix == ".csv" else _jsonl(metadata)
     folder = metadata.parent.resolve()
+    if split is not None:
+        lines = _of_split(lines, split, metadata)
     return gather(
         _records(folder, lines, columns, language),
         root=folder if root is None else Path(root).resolve(),
@@ -68,19 +72,49 @@ def _records(
     language: str | None,
 ) -> Iterator[tuple[str, Record]]:
     for where, line in lines:
-        name = next((key for key in _FILE_NAMES if key in line), None)
-        if name is None:
-            raise ManifestError(f"{where}: no key 'file_name'; an audio folder's metadata needs it")
+        name = _file_name_key(line, where)
         known = {"audio": line[name]} | {key: value for key, value in line.items() if key != name}
         found = find_columns(columns, known, where, language=language)
         record: Record = {"language": language} if language is not None else {}
         for field, column in found.items():
             value = known.get(column)
             record[field] = as_text(value) if field in ("id", "speaker") else value
-        if isinstance(record["audio"], str) and record["audio"]:
+        if isinstance(record["audio"], str) and Path(record["audio"]).name:
             record.setdefault("id", str(Path(record["audio"]).with_suffix("")))
             record["audio"] = str(folder / record["audio"])
         yield where, {key: value for key, value in record.items() if value is not None}
+
+
+def _file_name_key(line: dict[str, Any], where: str) -> str:
+    name = next((key for key in _FILE_NAMES if key in line), None)
+    if name is None:
+        raise ManifestError(f"{where}: no key 'file_name'; an audio folder's metadata needs it")
+    return name
+
+
+def _of_split(
+    lines: Iterator[tuple[str, dict[str, Any]]], split: str, metadata: Path
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The lines whose file is in SPLIT/ or data/SPLIT/, and those that name none, to be refused."""
+    found, folders = False, set()
+    for where, line in lines:
+        name = line[_file_name_key(line, where)]
+        if not isinstance(name, str) or not Path(name).name:
+            yield where, line
+            continue
+        parents = PurePosixPath(name).parts[:-1]
+        own = "/".join(parents[: 2 if parents[:1] == ("data",) else 1])
+        if own in (split, f"data/{split}"):
+            found = True
+            yield where, line
+        elif own:
+            folders.add(own)
+    if not found:
+        there = f"its files are in {', '.join(sorted(folders))}" if folders else "it has no folders"
+        raise ManifestError(
+            f"{metadata}: no file of split {split!r}, expected in {split}/ or data/{split}/; {there}: "
+            "correct the split, or drop it to read all"
+        )
 
 
 def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

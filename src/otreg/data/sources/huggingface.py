@@ -70,7 +70,8 @@ def read_huggingface(
         path: a Hub id, a folder (of parquet files, an audio folder, or what `save_to_disk` wrote), a
             parquet or an Arrow file.
         name: the data set's configuration, such as a language.
-        split: which split; it may be left out where there is one only.
+        split: which split; it may be left out where there is one only. Of an audio folder with one
+            metadata file: the files in SPLIT/ or data/SPLIT/.
         revision: commit, tag or branch of a Hub id.
         data_files: which files of the data set, as `datasets.load_dataset` takes it.
         columns: field -> column, or the name of a shipped map such as `common_voice`; fields without
@@ -94,8 +95,16 @@ def read_huggingface(
     if metadata is not None:
         if streaming:
             raise ManifestError(f"{path}: an audio folder is not streamed; drop streaming")
+        options = {"name": name, "revision": revision, "data_files": data_files}
+        if given := [key for key, value in options.items() if value is not None]:
+            raise ManifestError(f"{path}: an audio folder has no {' or '.join(given)}; drop it")
         return read_audiofolder(
-            metadata, columns=columns, language=language, root=root, drop_empty=drop_empty
+            metadata,
+            columns=columns,
+            language=language,
+            root=root,
+            drop_empty=drop_empty,
+            split=split if metadata.parent == place else None,
         )
     title = "/".join(filter(None, (place.stem if local else str(path), name, split)))
     loaded = _load(

@@ -67,7 +67,7 @@ def _record(line: dict[str, Any], where: str, language: str | None) -> Record:
     if given is None:
         raise ManifestError(f"{where}: no 'lang'; give the line one, or the source a language")
     identity = line.pop("id", None)
-    if identity is None and isinstance(audio, str):
+    if identity is None and isinstance(audio, str) and Path(audio).name:
         identity = str(Path(audio).with_suffix("")) + ("" if offset is None else f"@{offset:g}")
     record: Record = {"id": str(identity), "audio": audio, "text": line.pop("text", None)}
     record |= {"language": given, "speaker": line.pop("speaker", None), "start_s": offset}

@@ -18,6 +18,7 @@ from otreg.data.sources.streams import UtteranceStream
 from otreg.data.utterance import ManifestError, Utterance
 
 _BLOCK = 512
+_MAX_TEXT_BYTES = 16_000_000
 
 
 class TarMember(AudioBytes):
@@ -172,6 +173,11 @@ def _members(shard: Path) -> Iterator[tuple[str, str, AudioBytes | bytes | None]
                     raise ManifestError(
                         f"{shard}: {member.name!r} is a link or a device; pack the file itself"
                     )
+                if member.issparse():
+                    raise ManifestError(
+                        f"{shard}: {member.name!r} is sparse, which can promise any size; pack it without "
+                        "--sparse"
+                    )
                 if suffix in SUFFIXES:
                     yield (
                         name[1],
@@ -179,6 +185,11 @@ def _members(shard: Path) -> Iterator[tuple[str, str, AudioBytes | bytes | None]
                         TarMember(shard, member.name, member.offset_data, member.size, identity),
                     )
                 elif suffix in ("txt", "json"):
+                    if member.size > _MAX_TEXT_BYTES:
+                        raise ManifestError(
+                            f"{shard}: {member.name!r} has {member.size} bytes; expected at most "
+                            f"{_MAX_TEXT_BYTES // 1_000_000} MB of text"
+                        )
                     file = tar.extractfile(member)
                     yield name[1], suffix, file.read() if file else b""
                 else:
