@@ -307,7 +307,7 @@ def test_a_run_may_checkpoint_activations(manifest: Path, tmp_path: Path) -> Non
     (tmp_path / "model").mkdir()
     ALL["voxtral"].save(tmp_path / "model")
     found = []
-    for name, options in (("plain", {}), ("checkpointed", {"gradient_checkpointing": True})):
+    for name, options in (("plain", {}), ("checkpointed", {"activation_checkpointing": True})):
         trainer = {"use_cpu": True, **options}
         settings = config(tmp_path / "model", manifest, stage("a", "adapter", trainer=trainer))
         run = train(settings, tmp_path / name, quiet=True)
