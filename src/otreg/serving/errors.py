@@ -79,6 +79,13 @@ def shutting_down() -> RequestError:
     )
 
 
+def failed(reason: str) -> RequestError:
+    """The model cannot be used any more, or never could."""
+    return RequestError(
+        503, f"{reason}; the server's log says why, and it must be started anew", code="failed"
+    )
+
+
 def loading() -> RequestError:
     """The model is not there yet."""
     return RequestError(
