@@ -60,7 +60,7 @@ def raw_request(server, body=None):
     whole += part % (b"file", b'; filename="a.wav"', wav(1.0)) + b"--x--\r\n"
     host, port = server.url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)))
-    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(whole)}\r\n"
+    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(whole)}\r\n"
     head += "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
     connection.sendall(head.encode() + whole[:body])
     return connection
