@@ -139,7 +139,7 @@ def test_a_transcript_touches_no_other_file_and_leaves_none_behind(tmp_path) -> 
     (tmp_path / "a.txt.tmp").write_text("mine")
     write_transcript(tmp_path / "a.txt", "said")
     (tmp_path / "b.txt" / "taken").mkdir(parents=True)
-    with pytest.raises(OSError, match="b.txt"):
+    with pytest.raises(OSError, match=r"b\.txt"):
         write_transcript(tmp_path / "b.txt", "said")
     with pytest.raises(UnicodeEncodeError):
         write_transcript(tmp_path / "c.txt", "\udcff")

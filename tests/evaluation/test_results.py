@@ -262,6 +262,6 @@ def test_error_rates_are_hidden_only_where_all_parts_hide_them():
 
 def test_results_that_cannot_be_written_leave_nothing(tmp_path):
     (tmp_path / "results.json" / "taken").mkdir(parents=True)
-    with pytest.raises(OSError, match="results.json"):
+    with pytest.raises(OSError, match=r"results\.json"):
         write_results(make_results(), tmp_path / "results.json")
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]

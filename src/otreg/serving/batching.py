@@ -273,7 +273,8 @@ class Batcher:
             if self._state != "closed":
                 self._state = "failed"
             waiting = list(self._queue)
-        logger.error("%s: %r", reason, error)
+        if self.failure is None:  # else the server ends with it
+            logger.error("%s: %r", reason, error)
         for ticket in waiting:
             self.drop(ticket, failed(reason))
 
