@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from tiny_run import run_config, save_towers, stage
 
 from otreg.cli import main
-from otreg.cli.transcript_files import transcript_files
+from otreg.cli.transcript_files import transcript_files, write_transcript
 from otreg.training import config_from_dict
 from otreg.training.building import build_model
 
@@ -133,3 +133,15 @@ def test_a_slash_at_the_end_names_a_folder(tmp_path: Path) -> None:
     assert found == [tmp_path / "new" / "talk.json"]
     found = transcript_files(one, f"{tmp_path}/new", "json", ".json", overwrite=False)
     assert found == [tmp_path / "new"]
+
+
+def test_a_transcript_touches_no_other_file_and_leaves_none_behind(tmp_path) -> None:
+    (tmp_path / "a.txt.tmp").write_text("mine")
+    write_transcript(tmp_path / "a.txt", "said")
+    (tmp_path / "b.txt" / "taken").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"b\.txt"):
+        write_transcript(tmp_path / "b.txt", "said")
+    with pytest.raises(UnicodeEncodeError):
+        write_transcript(tmp_path / "c.txt", "\udcff")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "a.txt.tmp", "b.txt"]
+    assert (tmp_path / "a.txt.tmp").read_text() == "mine"

@@ -252,6 +252,17 @@ def test_token_labels_spell_the_text_even_within_a_character():
     assert "".join(labels).replace("·", "").replace("▁", " ") == "die katze 猫"
 
 
+def test_a_corpus_without_a_reference_word_is_refused_before_decoding(tiny, monkeypatch):
+    def decode(*_, **__):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr("otreg.evaluation.evaluate.transcribe", decode)
+    _, _, utterances, _ = tiny
+    wordless = [Utterance("a", utterances[0].audio, "?!", "fr"), utterances[1]]
+    with pytest.raises(ValueError, match="corpus away: none of the 1 references in language 'fr'"):
+        evaluate(tiny, corpora={"home": utterances[:2], "away": wordless})
+
+
 def test_names_that_are_no_corpus_are_refused(tiny):
     with pytest.raises(ValueError, match="at least one corpus"):
         evaluate(tiny, corpora={})

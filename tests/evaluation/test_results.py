@@ -248,3 +248,20 @@ def test_merging_joins_what_arms_are():
         part["arm_descriptions"] = {arm: f"about {arm}"}
     merged = merge_results(parts)
     assert merged["arm_descriptions"] == {"base": "about base", "otreg": "about otreg"}
+
+
+def test_error_rates_are_hidden_only_where_all_parts_hide_them():
+    shown, hidden = make_results(arms=("base",)), make_results(arms=("otreg",))
+    hidden["error_rates"] = False
+    assert merge_results([shown, hidden]).get("error_rates", True)
+    assert merge_results([hidden, shown]).get("error_rates", True)
+    assert merge_results([shown | {"error_rates": True}, hidden])["error_rates"] is True
+    assert merge_results([shown | {"error_rates": False}, hidden])["error_rates"] is False
+    assert merge_results([shown, hidden, {"error_rates": False}])["error_rates"] is False
+
+
+def test_results_that_cannot_be_written_leave_nothing(tmp_path):
+    (tmp_path / "results.json" / "taken").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"results\.json"):
+        write_results(make_results(), tmp_path / "results.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]

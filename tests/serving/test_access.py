@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from otreg.serving.access import check_host, is_local, key_matches, read_key
+from otreg.serving.access import calls_by, check_host, is_local, key_matches, names_of, read_key
 
 
 def test_a_key_comes_from_a_file_or_the_environment(tmp_path):
@@ -61,3 +61,28 @@ def test_others_need_a_key_or_a_word(host):
         check_host(host, None, insecure=False)
     check_host(host, "key", insecure=False)
     check_host(host, None, insecure=True)
+
+
+@pytest.mark.parametrize(
+    ("header", "own"),
+    [
+        ("localhost:8000", True),
+        ("LOCALHOST", True),
+        ("127.0.0.1:8000", True),
+        ("[::1]:8000", True),
+        ("127.8.9.1", True),
+        ("127.8.9.2", False),
+        ("evil.example:8000", False),
+        ("localhost.evil.example", False),
+        ("[::1", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_a_local_server_without_a_key_answers_to_its_own_names(header, own):
+    assert calls_by(header, names_of("127.8.9.1", None)) is own
+
+
+def test_with_a_key_or_for_other_machines_any_name_will_do():
+    assert names_of("127.0.0.1", "key") is None
+    assert names_of("0.0.0.0", None) is None

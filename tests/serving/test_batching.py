@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import pytest
+import torch
 from planted_speech import Planted
 from serving_tools import wait_until
 
@@ -170,8 +172,72 @@ def test_a_model_that_cannot_be_loaded_is_kept_as_the_failure(make):
     assert batcher.state == "failed"
     assert str(batcher.failure) == "no such model"
     assert failed == [True]
-    with pytest.raises(RequestError):
+    batcher.close()
+    with pytest.raises(RequestError, match="the model could not be loaded") as caught:
         batcher.submit(pieces("a", 1.0))
+    assert caught.value.status == 503
+
+
+def test_a_failed_pass_holds_no_memory_while_its_halves_are_decoded(make):
+    class Pass:
+        """What a pass makes and its frames hold."""
+
+    class Full(Planted):
+        passes = ()
+        alive = ()
+
+        def transcribe(self, utterances):
+            self.alive = (*self.alive, sum(made() is not None for made in self.passes))
+            held = Pass()
+            self.passes = (*self.passes, weakref.ref(held))
+            if len(utterances) > 1:
+                raise torch.OutOfMemoryError("no memory for two")
+            return super().transcribe(utterances)
+
+    decoder = Full()
+    batcher, _ = behind_a_closed_gate(make, decoder)
+    tickets = [batcher.submit(pieces(name, 1.0)) for name in "abcd"]
+    decoder.gate.set()
+    assert [texts(ticket) for ticket in tickets] == [["a0"], ["b0"], ["c0"], ["d0"]]
+    assert decoder.alive == (0,) * 8
+
+
+def test_a_device_that_failed_is_not_asked_again(make):
+    error_type = getattr(torch, "AcceleratorError", None)
+    if error_type is None:  # an older torch: such an error is any other there
+        return
+    broken = error_type("CUDA error: an illegal memory access was encountered")
+    decoder = Planted(fails=lambda text: broken if text != "busy0" else None)
+    batcher, busy = behind_a_closed_gate(make, decoder, max_batch=2)
+    tickets = [batcher.submit(pieces(name, 1.0)) for name in "abc"]
+    decoder.gate.set()
+    assert texts(busy) == ["busy0"]
+    for ticket in tickets:
+        with pytest.raises(RequestError, match="the device that decodes has failed") as caught:
+            texts(ticket)
+        assert (caught.value.status, caught.value.code) == (503, "failed")
+    assert batcher.state == "failed"
+    assert decoder.batches[1:] == [["a0", "b0"]]
+    with pytest.raises(RequestError, match="the device that decodes has failed"):
+        batcher.submit(pieces("d", 1.0))
+
+
+def test_failures_in_a_row_give_the_model_up_and_damaged_audio_does_not(make):
+    errors = {"x": RuntimeError("lost"), "y": AudioError("cut off"), "o": None}
+    batcher = make(Planted(fails=lambda text: errors[text[0]]))
+    said = []
+    for name in "xxxxoxyxyyyyyxx":
+        ticket = batcher.submit(pieces(name, 1.0))
+        error = ticket.results[0].exception(20)
+        said.append(error.status if error else 200)
+    assert said == [500] * 4 + [200, 500, 400, 500] + [400] * 5 + [500] * 2
+    assert batcher.state == "ready"
+    with pytest.raises(RequestError, match="failed to decode"):
+        texts(batcher.submit(pieces("x", 1.0)))
+    wait_until(lambda: batcher.state == "failed")
+    with pytest.raises(RequestError, match="5 pieces of audio in a row") as caught:
+        batcher.submit(pieces("o", 1.0))
+    assert caught.value.status == 503
 
 
 @pytest.mark.parametrize("options", [{"max_batch": 0}, {"max_batch_s": 0.0}])

@@ -215,3 +215,17 @@ def test_refusals_are_counted_by_status(server):
 def test_a_limit_is_a_positive_number(field, value):
     with pytest.raises(ValueError, match=f"{field} must be a positive number"):
         Limits(**{field: value})
+
+
+def test_a_second_file_is_refused_even_where_it_is_text(server):
+    files = [("file", ("a.wav", wav())), ("file", (None, b"text")), ("model", (None, b"tiny"))]
+    answer = httpx.post(f"{server.url}{PATH}", files=files)
+    refused(answer, 400, "expected one field 'file', received 2", param="file")
+
+
+def test_a_page_of_another_name_reads_nothing(server):
+    for path in ("/v1/models", "/metrics", "/health"):
+        answer = httpx.get(server.url + path, headers={"Host": "evil.example:8000"})
+        assert refused(answer, 400, "the header Host names another")["code"] == "invalid_host"
+    port = server.url.rpartition(":")[2]
+    assert httpx.get(f"{server.url}/v1/models", headers={"Host": f"localhost:{port}"}).is_success

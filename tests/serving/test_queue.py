@@ -60,7 +60,7 @@ def raw_request(server, body=None):
     whole += part % (b"file", b'; filename="a.wav"', wav(1.0)) + b"--x--\r\n"
     host, port = server.url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)))
-    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(whole)}\r\n"
+    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(whole)}\r\n"
     head += "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
     connection.sendall(head.encode() + whole[:body])
     return connection
@@ -176,6 +176,19 @@ def test_while_the_model_is_loading_clients_are_told_to_come_again(start):
     loaded.set()
     wait_until(lambda: httpx.get(f"{server.url}/health").status_code == 200)
     assert ask(server).text == "one"
+
+
+def test_a_server_whose_model_failed_says_so(start):
+    lost = RuntimeError("lost")
+    server = ready(start, Planted(fails=lambda text: lost), max_batch=1)
+    for _ in range(5):
+        with pytest.raises(openai.InternalServerError, match="failed to decode"):
+            ask(server)
+    wait_until(lambda: httpx.get(f"{server.url}/health").status_code == 503)
+    assert httpx.get(f"{server.url}/health").json() == {"status": "failed"}
+    with pytest.raises(openai.InternalServerError, match="5 pieces of audio in a row") as caught:
+        ask(server)
+    assert caught.value.status_code == 503
 
 
 def test_shutdown_finishes_what_runs_and_refuses_what_waits(held):

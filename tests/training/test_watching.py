@@ -20,6 +20,7 @@ from tiny_run import run_config, stage
 from torch import Tensor
 
 from otreg.cli import main
+from otreg.data import SpeechTextDataset
 from otreg.evaluation.watching import MeasureWhileTraining
 from otreg.model.evaluation_mode import same_randomness
 from otreg.training import ConfigError, config_from_dict, load_model, train
@@ -206,6 +207,41 @@ def test_a_sharded_model_is_not_measured(
         check_watch(config, arguments, MeasureWhileTraining)
     config = config_from_dict(configured(towers, manifest, gap=False, plan=False, to=[]))
     check_watch(config, arguments, None)
+
+
+def test_a_stream_alone_cannot_be_measured(towers: Towers, manifest: Path, tmp_path: Path) -> None:
+    data = configured(towers, manifest, to=[])
+    data["data"]["train"] = [{"type": "webdataset", "path": "a.tar", "streaming": True}]
+    with pytest.raises(ConfigError, match=r"give data\.validation, or switch watch\.gap and"):
+        train(config_from_dict(data), tmp_path / "run", quiet=True, measure=MeasureWhileTraining)
+    assert not (tmp_path / "run").exists()
+    arguments: Any = types.SimpleNamespace(fsdp=None, deepspeed=None)
+    data["data"]["validation"] = [str(manifest)]
+    check_watch(config_from_dict(data), arguments, MeasureWhileTraining)
+    del data["data"]["validation"]
+    data["watch"] = {"to": [], "gap": False, "plan": False}
+    check_watch(config_from_dict(data), arguments, None)
+
+
+def test_speech_is_measured_as_it_is_where_training_augments_it(
+    towers: Towers, manifest: Path, tmp_path: Path
+) -> None:
+    measured: list[Any] = []
+
+    def measure(told: Any) -> Any:
+        measured.append(told)
+        return MeasureWhileTraining(told)
+
+    data = configured(towers, manifest, to=[], plan=False, rows=2)
+    data["stages"] = [stage(steps=1)]
+    data["data"]["augment"] = {"speeds": [0.9], "seed": 3}
+    train(config_from_dict(data), tmp_path / "run", quiet=True, measure=measure)
+    (told,) = measured
+    assert told.data.augmentation is None
+    plain = SpeechTextDataset([manifest], told.processor)
+    assert [u.id for u in told.data.utterances] == [u.id for u in plain.utterances]
+    for found, expected in zip(told.data, plain, strict=False):
+        assert np.array_equal(found["input_features"][0], expected["input_features"][0])
 
 
 def test_rows_without_a_transcript_cannot_be_measured(

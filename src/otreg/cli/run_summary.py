@@ -58,7 +58,7 @@ def _terms(entry: Mapping[str, Any], prefix: str) -> dict[str, float]:
         for name, value in named.items()
         if name not in _NO_TERMS
         and "/" not in name
-        and isinstance(value, float)
+        and isinstance(value, int | float)
         and not (prefix and name.endswith(("runtime", "per_second")))
     }
     return {"loss": kept.pop("loss")} | kept

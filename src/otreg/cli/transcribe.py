@@ -23,7 +23,8 @@ def transcribe(
         str,
         typer.Option(
             help="Language code, for prompts that name the language; languages without spaces "
-            "(zh, ja, th) need it where texts of overlapping chunks are joined."
+            "(zh, ja, th) need it where texts of overlapping chunks are joined. Models of others "
+            "take theirs from model.request_options: for them it decides joining alone."
         ),
     ] = "",
     format: Annotated[

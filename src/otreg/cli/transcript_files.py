@@ -55,6 +55,9 @@ def transcript_files(
 def write_transcript(file: Path, content: str) -> None:
     """Write a transcript in one step; its folder is made where it is missing."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    staged = file.with_name(file.name + ".tmp")
-    staged.write_text(content, encoding="utf-8", newline="\n")
-    os.replace(staged, file)
+    staged = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    try:
+        staged.write_text(content, encoding="utf-8", newline="\n")
+        os.replace(staged, file)
+    finally:
+        staged.unlink(missing_ok=True)

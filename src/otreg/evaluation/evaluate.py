@@ -11,13 +11,14 @@ import torch
 
 from otreg.data.dataset import SpeechTextDataset, as_utterances
 from otreg.data.manifest import Utterance
-from otreg.data.segments import Clip
+from otreg.data.segments import Clip, row_of
 from otreg.evaluation.alignments import Objective, align, clips_with_transcript, speech_batches
 from otreg.evaluation.modality_gap import ModalityGap
 from otreg.evaluation.samples import sample_record
 from otreg.evaluation.wer import (
     BASIC_NORMALIZER,
     Normalizer,
+    check_references,
     error_rates_by_language,
     errors_in_order,
 )
@@ -56,6 +57,7 @@ def evaluate_model(
     """Evaluate one model and return its part of results.json.
 
     Gap and plans are of transcribed clips: rows without any are decoded, and left out of those.
+    Error rates are of all rows: what is decoded where the reference has no word is an insertion.
 
     Args:
         model: a `SpeechLMForConditionalGeneration`.
@@ -86,8 +88,9 @@ def evaluate_model(
         `otreg.evaluation.results.environment` adds versions and machine.
 
     Raises:
-        ValueError: no corpora, names in in_domain or encoder_cache that are none of them, or
-            numbers out of range.
+        ValueError: no corpora, names in in_domain or encoder_cache that are none of them, numbers
+            out of range, or a corpus without a reference word in one of its languages: all before
+            anything is decoded.
         AudioError: for audio that cannot be used.
     """
     _check_names(corpora, in_domain, encoder_cache)
@@ -96,14 +99,21 @@ def evaluate_model(
             "expected max_gap_utterances, num_transcripts and num_alignments of at least 0, "
             f"received {max_gap_utterances}, {num_transcripts} and {num_alignments}"
         )
+    read = {corpus: as_utterances(data) for corpus, data in corpora.items()}
+    for corpus, utterances in read.items():
+        references = [row_of(utterance).answer for utterance in utterances]
+        languages = [utterance.language for utterance in utterances]
+        try:
+            check_references(references, languages, normalizer=normalizer)
+        except ValueError as error:
+            raise ValueError(f"corpus {corpus}: {error}") from error
     if device is not None:
         model.to(device)
     lists = ("rows", "gap", "samples", "transcripts", "alignments")
     results: dict[str, Any] = {name: [] for name in lists}
     results["normaliser"] = {"name": normalizer.name, "version": normalizer.version}
-    for corpus, data in corpora.items():
+    for corpus, utterances in read.items():
         cache = encoder_cache[corpus] if isinstance(encoder_cache, Mapping) else encoder_cache
-        utterances = as_utterances(data)
         dataset = SpeechTextDataset(utterances, processor, encoder_cache=cache)
         logger.info("evaluating %s, seed %d, on %s (%d)", arm, seed, corpus, len(utterances))
         done = transcribe(

@@ -77,8 +77,11 @@ def write_results(results: Mapping[str, Any], path: str | Path) -> Path:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     text = json.dumps(plain, ensure_ascii=False, allow_nan=False, indent=1)
     text = _NUMBER_LIST.sub(lambda found: " ".join(found[0].split()), text)  # one line a list
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     return path
 
 
@@ -105,7 +108,8 @@ def merge_results(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One results object from those of several runs, for instance one per arm and seed.
 
     Lists are joined. Facts on which all parts agree stay; config, versions, machine, command,
-    created and seconds are kept per run under "runs" when they differ. A part without rows tells
+    created and seconds are kept per run under "runs" when they differ. Error rates are hidden
+    (error_rates: false) where all parts hide them. A part without rows tells
     facts about all the others together, such as the command that made them. Gates and controls are
     judged anew by all that was merged, where any part has gate_specs.
 
@@ -124,6 +128,9 @@ def merge_results(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             continue
         if name in LISTS:
             merged[name] = _join(name, values)
+        elif name == "error_rates":  # hidden where all parts say so
+            if len(values) == len(parts) or any(values):
+                merged[name] = any(values)
         elif name in RUN_FACTS and len(values) < len(parts):
             continue  # not a fact of all runs; it stays with those that have it
         elif all(value == values[0] for value in values):

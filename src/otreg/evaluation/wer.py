@@ -266,6 +266,33 @@ def error_rates_by_language(
     return rates
 
 
+def check_references(
+    references: Sequence[str],
+    languages: Sequence[str],
+    *,
+    normalizer: Normalizer = BASIC_NORMALIZER,
+) -> None:
+    """Refuse what `error_rates_by_language` would refuse, before anything is decoded.
+
+    Args:
+        references: as in `error_rates_by_language`, like the others.
+        languages: language code of each utterance.
+        normalizer: brings references to a comparable form.
+
+    Raises:
+        ValueError: a language whose references hold no word, named.
+    """
+    for language in dict.fromkeys(languages):
+        found = [
+            text for text, other in zip(references, languages, strict=True) if other == language
+        ]
+        if not any(normalizer(text, language) for text in found):
+            raise ValueError(
+                f"none of the {len(found)} references in language {language!r} holds a word after "
+                f"{normalizer}; expected at least one: leave these rows out, or give their text"
+            )
+
+
 def errors_in_order(
     rates: Mapping[str, ErrorRates], languages: Sequence[str]
 ) -> tuple[list[int], list[int]]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 KEY_VARIABLE = "OTREG_API_KEY"
 
@@ -59,6 +60,29 @@ def check_host(host: str, key: str | None, *, insecure: bool) -> None:
             f"--host {host} may be reached from other machines, and no key protects the server; give "
             f"--api-key-file FILE or {KEY_VARIABLE}, or --insecure where that is meant"
         )
+
+
+def names_of(host: str, key: str | None) -> frozenset[str] | None:
+    """The names by which clients may call a server; None = any.
+
+    A page whose name is made to lead to this machine (DNS rebinding) sends its own name. Where no key
+    keeps it out and only this machine should get in, the name does.
+
+    Args:
+        host: where the server listens.
+        key: what clients must send; None = no key is asked for.
+    """
+    if key is not None or not is_local(host):
+        return None
+    return frozenset(("localhost", "127.0.0.1", "::1", host.lower()))
+
+
+def calls_by(header: str | None, names: Collection[str]) -> bool:
+    """Tell whether a Host header holds one of these names, with a port or without."""
+    try:
+        return urlsplit(f"//{header or ''}").hostname in names
+    except ValueError:  # such as a bracket that is not closed
+        return False
 
 
 def is_local(host: str) -> bool:

@@ -31,6 +31,7 @@ def create_app(
     root: Path,
     key: str | None = None,
     limits: Limits | None = None,
+    hosts: frozenset[str] | None = None,
 ) -> Gate:
     """Build the application around a batcher, which the caller starts and closes.
 
@@ -40,6 +41,7 @@ def create_app(
         root: folder for the files of open requests.
         key: what clients must send; None = no key is asked for.
         limits: what requests may take.
+        hosts: what requests may call the server, see `otreg.serving.access.names_of`; None = anything.
 
     Returns:
         An ASGI application.
@@ -90,4 +92,5 @@ def create_app(
         metrics=batcher.metrics,
         paths=frozenset((TRANSCRIPTIONS, MODELS, HEALTH, METRICS)),
         timed=TRANSCRIPTIONS,
+        hosts=hosts,
     )

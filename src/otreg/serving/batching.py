@@ -11,16 +11,24 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Literal, Protocol
 
+import torch
+
 from otreg.data.audio import AudioError
 from otreg.data.utterance import Utterance
 from otreg.model.generation import Transcription
-from otreg.serving.errors import RequestError, bad_request, loading, shutting_down
+from otreg.serving.errors import RequestError, bad_request, failed, loading, shutting_down
 from otreg.serving.metrics import Metrics
 from otreg.serving.recognizer import Piece
 
 logger = logging.getLogger(__name__)
 
 State = Literal["loading", "ready", "closed", "failed"]
+MAX_FAILURES = 5
+"""Pieces that may fail one after the other, by no fault of their audio, before the model is given up."""
+
+_DEVICE_ERRORS: tuple[type[Exception], ...] = (
+    (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
+)
 
 
 class Decoder(Protocol):
@@ -64,7 +72,8 @@ class Batcher:
 
     The thread takes what waits when it is free, one piece a request in turn, so that a long recording
     does not keep short ones waiting. It does not wait for a batch to fill. A batch that fails is
-    halved until the piece that is to blame fails alone.
+    halved until the piece that is to blame fails alone. Where the device itself has failed, or
+    `MAX_FAILURES` pieces in a row, the state becomes "failed", and whatever waits or comes gets 503.
 
     Args:
         load: gives the model; called in the thread.
@@ -73,6 +82,9 @@ class Batcher:
         max_batch_s: most seconds of audio decoded together, padding counted: the longest piece times
             the number of pieces. A longer piece is decoded alone.
         when_failed: called in the thread when the model cannot be loaded.
+
+    Attributes:
+        failure: what kept the model from being loaded; else None.
     """
 
     def __init__(
@@ -93,6 +105,8 @@ class Batcher:
         self.max_batch = max_batch
         self.max_batch_s = max_batch_s
         self.failure: BaseException | None = None
+        self._reason = ""  # why the model was given up
+        self._num_failures = 0  # since a piece was decoded
         self._load = load
         self._decoder: Decoder | None = None
         self._when_failed = when_failed
@@ -127,7 +141,7 @@ class Batcher:
                 thread that happens; not where this raises.
 
         Raises:
-            RequestError: the model is not there, or the server is ending.
+            RequestError: the model is not there or has failed, or the server is ending.
         """
         ticket = Ticket(pieces, when_settled)
         with self._changed:
@@ -140,10 +154,12 @@ class Batcher:
         """The model.
 
         Raises:
-            RequestError: it is loading, or the server is ending.
+            RequestError: it is loading, it has failed, or the server is ending.
         """
         if self._state == "loading":
             raise loading()
+        if self._state == "failed":
+            raise failed(self._reason)
         if self._state != "ready" or self._decoder is None:
             raise shutting_down()
         return self._decoder
@@ -184,7 +200,7 @@ class Batcher:
             decoder = self._decoder = self._load()
         except BaseException as error:
             self.failure = error
-            self._state = "failed"
+            self._fail(error, "the model could not be loaded")
             self._when_failed()
             return
         with self._changed:
@@ -217,28 +233,56 @@ class Batcher:
 
     def _decode(self, decoder: Decoder, batch: list[tuple[Ticket, int]]) -> None:
         pieces = [ticket.pieces[number] for ticket, number in batch]
-        try:
-            done = decoder.transcribe([piece.utterance for piece in pieces])
-        except Exception as error:
-            if len(batch) > 1:
-                half = len(batch) // 2
-                self._decode(decoder, batch[:half])
-                self._decode(decoder, batch[half:])
-                return
-            [(ticket, number)] = batch
-            ticket.results[number].set_exception(_answer_to(error))
+        done: list[Transcription] = []
+        failure: Exception | None = None
+        if not self._reason:
+            try:
+                done = decoder.transcribe([piece.utterance for piece in pieces])
+            except Exception as error:
+                if len(batch) == 1 and not isinstance(error, AudioError):
+                    logger.exception("a piece of audio could not be decoded")
+                failure = error.with_traceback(None)  # its frames hold the failed pass's tensors
+        if isinstance(failure, _DEVICE_ERRORS):
+            self._fail(failure, "the device that decodes has failed")
+        if self._reason:
+            for ticket, number in batch:
+                ticket.results[number].set_exception(failed(self._reason))
             return
+        if failure is not None and len(batch) > 1:
+            half = len(batch) // 2
+            self._decode(decoder, batch[:half])
+            self._decode(decoder, batch[half:])
+            return
+        if failure is not None:
+            [(ticket, number)] = batch
+            ticket.results[number].set_exception(_answer_to(failure))
+            self._num_failures += not isinstance(failure, AudioError)
+            if self._num_failures >= MAX_FAILURES:
+                self._fail(failure, f"{MAX_FAILURES} pieces of audio in a row could not be decoded")
+            return
+        self._num_failures = 0
         for (ticket, number), piece, transcription in zip(batch, pieces, done, strict=True):
             self.metrics.audio_s.inc(piece.duration_s)
             self.metrics.token_limit.inc(int(transcription.hit_limit))
             ticket.results[number].set_result(transcription)
+
+    def _fail(self, error: BaseException, reason: str) -> None:
+        """Give the model up: what waits, and what comes, hears the reason."""
+        with self._changed:
+            self._reason = reason
+            if self._state != "closed":
+                self._state = "failed"
+            waiting = list(self._queue)
+        if self.failure is None:  # else the server ends with it
+            logger.error("%s: %r", reason, error)
+        for ticket in waiting:
+            self.drop(ticket, failed(reason))
 
 
 def _answer_to(error: Exception) -> RequestError:
     """What the client hears of a piece that cannot be decoded."""
     if isinstance(error, AudioError):
         return bad_request(str(error), "file", "invalid_audio")
-    logger.error("a piece of audio could not be decoded", exc_info=error)
     return RequestError(
         500, "the server failed to decode this audio; its log says why", code="decoding"
     )

@@ -57,6 +57,27 @@ def bad_request(message: str, param: str | None = None, code: str | None = None)
     return RequestError(400, message, param=param, code=code)
 
 
+def wrong_key() -> RequestError:
+    """The request has no key, or not the server's."""
+    return RequestError(
+        401,
+        "this server needs its API key: send the header 'Authorization: Bearer KEY'",
+        code="invalid_api_key",
+        headers={"WWW-Authenticate": "Bearer", "Connection": "close"},
+    )
+
+
+def wrong_host() -> RequestError:
+    """The request calls the server by a name that is not its own."""
+    return RequestError(
+        400,
+        "without a key this server answers to localhost, 127.0.0.1, [::1] and its --host alone, and the "
+        "header Host names another; call it by one of these, or start it with a key",
+        code="invalid_host",
+        headers={"Connection": "close"},
+    )
+
+
 def hung_up() -> RequestError:
     """The client has gone; 499 is what nginx calls it, and nobody receives it."""
     return RequestError(499, "the client hung up", code="hung_up")
@@ -76,6 +97,13 @@ def shutting_down() -> RequestError:
     """The server ends, and the request was not decoded yet."""
     return RequestError(
         503, "the server is shutting down; try again later", code="shutdown", retry_after_s=5
+    )
+
+
+def failed(reason: str) -> RequestError:
+    """The model cannot be used any more, or never could."""
+    return RequestError(
+        503, f"{reason}; the server's log says why, and it must be started anew", code="failed"
     )
 
 

@@ -1,4 +1,4 @@
-"""What every request passes through first: the key, and the counts of answers and their time."""
+"""What every request passes through first: host and key, and the counts of answers and their time."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from otreg.serving.access import key_matches
-from otreg.serving.errors import RequestError
+from otreg.serving.access import calls_by, key_matches
+from otreg.serving.errors import RequestError, wrong_host, wrong_key
 from otreg.serving.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -21,7 +21,8 @@ OPEN_PATHS = ("/health",)
 class Gate:
     """ASGI middleware around the whole application.
 
-    It reads no body: a request without the key is refused before anything of it is stored.
+    It reads no body: a request without the key, or to another host, is refused before anything of it
+    is stored.
 
     Args:
         app: the application.
@@ -30,16 +31,25 @@ class Gate:
         paths: the application's paths; others are counted together, so that strangers cannot fill
             the memory with names.
         timed: the path whose time is measured.
+        hosts: what requests may call the server; None = anything.
     """
 
     def __init__(
-        self, app: ASGIApp, *, key: str | None, metrics: Metrics, paths: frozenset[str], timed: str
+        self,
+        app: ASGIApp,
+        *,
+        key: str | None,
+        metrics: Metrics,
+        paths: frozenset[str],
+        timed: str,
+        hosts: frozenset[str] | None = None,
     ) -> None:
         self.app = app
         self.key = key
         self.metrics = metrics
         self.paths = paths
         self.timed = timed
+        self.hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer or pass on one request."""
@@ -55,8 +65,10 @@ class Gate:
             await send(message)
 
         try:
-            if path not in OPEN_PATHS and not self._has_key(scope):
-                await _refusal()(scope, receive, counting)
+            if not self._is_meant(scope):
+                await _refused(wrong_host())(scope, receive, counting)
+            elif path not in OPEN_PATHS and not self._has_key(scope):
+                await _refused(wrong_key())(scope, receive, counting)
             else:
                 await self._answer(scope, receive, counting)
         finally:
@@ -83,15 +95,12 @@ class Gate:
             error = RequestError(500, "the server failed; its log says why", code="internal")
             await JSONResponse(error.body, error.status)(scope, receive, send)
 
+    def _is_meant(self, scope: Scope) -> bool:
+        return self.hosts is None or calls_by(Headers(scope=scope).get("host"), self.hosts)
+
     def _has_key(self, scope: Scope) -> bool:
         return self.key is None or key_matches(Headers(scope=scope).get("authorization"), self.key)
 
 
-def _refusal() -> JSONResponse:
-    error = RequestError(
-        401,
-        "this server needs its API key: send the header 'Authorization: Bearer KEY'",
-        code="invalid_api_key",
-        headers={"WWW-Authenticate": "Bearer", "Connection": "close"},
-    )
+def _refused(error: RequestError) -> JSONResponse:
     return JSONResponse(error.body, error.status, error.headers)

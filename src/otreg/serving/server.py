@@ -12,6 +12,7 @@ from pathlib import Path
 
 import uvicorn
 
+from otreg.serving.access import names_of
 from otreg.serving.app import create_app
 from otreg.serving.batching import Batcher
 from otreg.serving.limits import Limits
@@ -26,7 +27,8 @@ class Server:
     Args:
         load: gives the model; called in the thread that decodes.
         model: the name that requests must give.
-        host: address to listen on.
+        host: address to listen on; without a key, requests to a local one must name it, or
+            localhost, 127.0.0.1 or [::1].
         port: where to listen; 0 = any free one.
         key: what clients must send; None = no key is asked for.
         limits: what requests may take.
@@ -59,7 +61,14 @@ class Server:
         except BaseException:
             self._folder.cleanup()
             raise
-        app = create_app(self.batcher, model=model, root=self.root, key=key, limits=limits)
+        app = create_app(
+            self.batcher,
+            model=model,
+            root=self.root,
+            key=key,
+            limits=limits,
+            hosts=names_of(host, key),
+        )
         config = uvicorn.Config(
             app,  # type: ignore[arg-type]
             log_config=None,

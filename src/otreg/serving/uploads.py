@@ -86,7 +86,12 @@ async def receive_upload(
         raise body.problem or bad_request(f"the form cannot be read: {detail}") from error
     try:
         items = form.multi_items()
-        file = next((value for name, value in items if name == "file"), None)
+        files = [value for name, value in items if name == "file"]
+        if len(files) > 1:
+            raise bad_request(
+                f"expected one field 'file', received {len(files)}; send one file a request", "file"
+            )
+        file = files[0] if files else None
         if not isinstance(file, UploadFile):
             raise bad_request(
                 "the field 'file' is missing or is no file; send the audio as a file with a name",

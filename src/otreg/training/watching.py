@@ -35,7 +35,7 @@ class Watched:
         folder: where pictures go; to be made.
         model: the model, not wrapped.
         processor: its processor.
-        data: the rows to measure on: validation, or else training.
+        data: the rows to measure on: validation, or else training, never augmented.
         log: writes numbers, by name, into the run's log and every tracker.
         show: gives a picture to every tracker: its name, its PNG file, the step.
     """
@@ -57,8 +57,9 @@ def check_watch(config: RunConfig, arguments: TrainingArguments, measure: Measur
     """Refuse to watch in a way that cannot be, before anything is loaded.
 
     Raises:
-        ConfigError: a tracker that is not installed, measures that nobody makes, or a model that is
-            sharded, of which one process alone can measure nothing.
+        ConfigError: a tracker that is not installed, measures that nobody makes, no rows to choose
+            from because the training set is a stream, or a model that is sharded, of which one
+            process alone can measure nothing.
     """
     options = config.watch
     if options is None:
@@ -74,6 +75,11 @@ def check_watch(config: RunConfig, arguments: TrainingArguments, measure: Measur
         raise ConfigError(
             "watch.gap and watch.plan need who measures them: call train(…, "
             "measure=otreg.evaluation.watching.MeasureWhileTraining), or switch both off"
+        )
+    if config.data.streams and not config.data.validation:
+        raise ConfigError(
+            "watch.gap and watch.plan measure rows spread over a data set, which a stream has not: give "
+            "data.validation, or switch watch.gap and watch.plan off"
         )
     if arguments.fsdp or arguments.deepspeed:
         raise ConfigError(
@@ -110,7 +116,7 @@ def watched(
                 folder=folder.watch / stage,
                 model=trainer.model,
                 processor=processor,
-                data=data,
+                data=_as_it_is(data),
                 log=trainer.log,
                 show=trackers.show,
             )
@@ -118,6 +124,18 @@ def watched(
         yield
     finally:
         trackers.close()
+
+
+def _as_it_is(data: SpeechTextDataset) -> SpeechTextDataset:
+    """The same rows without augmentation, which would make every measure one of other speech."""
+    if data.augmentation is None:
+        return data
+    return SpeechTextDataset(
+        data.utterances,
+        data.processor,
+        max_duration_s=data.max_duration_s,
+        interleaving=data.interleaving,
+    )
 
 
 class _Trackers:
