@@ -107,7 +107,9 @@ def test_audio_whose_end_would_be_left_out_is_refused(load: Any, tmp_path: Path)
             ours = ForeignProcessor(ForeignPort(model, processor=processor), processor)
             found[name] = SpeechTextDataset(rows, ours)
     assert len(found["voxtral"][0]["input_features"][0]) == len(sound)
-    with pytest.raises(AudioError, match=r"long\.wav: it holds 21\.0 s.*leaves out what is behind 4 s"):
+    with pytest.raises(
+        AudioError, match=r"long\.wav: it holds 21\.0 s.*leaves out what is behind 4 s"
+    ):
         found["qwen2_audio"][0]
 
 
