@@ -111,6 +111,7 @@ def test_tensorboard_has_the_terms_the_measures_and_the_picture(runs: dict[str, 
     assert [picture.step for picture in read("tune").Images("plan")] == [0, 2, 4]
 
 
+@pytest.mark.slow
 def test_offline_wandb_writes_into_the_run_folder(
     towers: Towers, manifest: Path, tmp_path: Path
 ) -> None:
