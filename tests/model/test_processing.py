@@ -341,3 +341,17 @@ def test_a_document_needs_a_tokenizer_with_character_offsets():
     row = Row("a", "document", (Segment("text", "one two", "assistant", supervised=True),))
     with pytest.raises(ValueError, match=r"need a fast tokenizer .*, got Slow; load it with Auto"):
         render_document(Slow(), row, [], RenderedRow(9), eos_token_id=1)
+
+
+def test_the_end_token_is_the_configurations(towers):
+    """A model may end its answers by another token than its tokenizer's own."""
+    from otreg.model import SpeechLMForConditionalGeneration
+
+    audio, text = towers("whisper-short"), towers("qwen2")
+    usual = SpeechLMForConditionalGeneration.from_towers(audio, text)
+    other = usual.config.eos_token_id + 1
+    model = SpeechLMForConditionalGeneration.from_towers(audio, text, eos_token_id=other)
+    processor = SpeechLMProcessor.from_config(model.config, audio, text)
+    assert processor.tokenizer.eos_token_id != other
+    batch = processor(make_audio(0.5), ["the cat"])
+    assert batch["labels"][0][batch["labels"][0] >= 0][-1] == other
