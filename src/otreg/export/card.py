@@ -9,6 +9,7 @@ from typing import Any
 
 import otreg
 from otreg.export.facts import DataFacts, RunFacts, hub_ids
+from otreg.model.card import LOADING
 from otreg.model.configuration import SpeechLMConfig
 from otreg.training.config import StageConfig
 
@@ -22,17 +23,7 @@ _LOADING = """\
 With otreg installed (`pip install otreg`):
 
 ```python
-import otreg.model  # registers the model with the Auto classes
-from transformers import AutoModelForMultimodalLM, AutoProcessor
-
-folder = "."  # the folder, or the Hub id, of this model
-model = AutoModelForMultimodalLM.from_pretrained(folder)
-processor = AutoProcessor.from_pretrained(folder)
-
-batch = processor(audio=[samples])  # samples: (n,) float32, mono, 16 kHz
-ids = model.generate(**batch, max_new_tokens=200)
-print(processor.batch_decode(ids[:, batch["input_ids"].shape[1]:]))
-```
+{loading}```
 
 Without it, the code in this folder runs (`pip install {packages}`): leave out the first line, and give
 `trust_remote_code=True` to both `from_pretrained`. A pipeline takes chat messages:
@@ -128,7 +119,7 @@ def _made(config: Any) -> str:
 
 def _loading(config: Any, packages: Sequence[str]) -> str:
     if isinstance(config, SpeechLMConfig):
-        return _LOADING.format(packages=" ".join(packages))
+        return _LOADING.format(loading=LOADING, packages=" ".join(packages))
     named = (config.architectures or ["AutoModel"])[0]
     is_remote = bool(getattr(config, "auto_map", None))
     return _LOADING_STOCK.format(

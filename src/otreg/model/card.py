@@ -7,6 +7,20 @@ from pathlib import Path
 
 from otreg.model.configuration import SpeechLMConfig
 
+LOADING = """\
+import otreg.model  # registers the model with the Auto classes
+from transformers import AutoModelForMultimodalLM, AutoProcessor
+
+folder = "."  # the folder, or the Hub id, of this model
+model = AutoModelForMultimodalLM.from_pretrained(folder)
+processor = AutoProcessor.from_pretrained(folder)
+
+batch = processor(audio=[samples])  # samples: (n,) float32, mono, 16 kHz
+ids = model.generate(**batch, max_new_tokens=200)
+print(processor.batch_decode(ids[:, batch["input_ids"].shape[1]:]))
+"""
+"""Python that loads a saved model and transcribes with it."""
+
 _CARD = """---
 library_name: transformers
 pipeline_tag: any-to-any
@@ -25,17 +39,7 @@ Speech in, text out: a speech encoder, an adapter and a causal language model, j
 transformers' Auto classes know this kind of model once `otreg.model` is imported:
 
 ```python
-import otreg.model  # registers the model; without it, Auto classes do not know "{model_type}"
-from transformers import AutoModelForMultimodalLM, AutoProcessor
-
-folder = "."  # the folder, or the Hub id, of this model
-model = AutoModelForMultimodalLM.from_pretrained(folder)
-processor = AutoProcessor.from_pretrained(folder)
-
-batch = processor(audio=[samples])  # samples: (n,) float32, mono, 16 kHz
-ids = model.generate(**batch, max_new_tokens=200)
-print(processor.batch_decode(ids[:, batch["input_ids"].shape[1]:]))
-```
+{loading}```
 """
 
 
@@ -52,7 +56,7 @@ def model_card(config: SpeechLMConfig) -> str:
     lines = ["| part | kind |", "|---|---|"]
     lines += [f"| {name} | {part.model_type} |" for name, part in rows]
     lines.insert(3, f"| adapter | {config.adapter_type}, {config.adapter_stack} frames each |")
-    return _CARD.format(parts="\n".join(lines), model_type=config.model_type)
+    return _CARD.format(parts="\n".join(lines), loading=LOADING)
 
 
 def write_model_card(folder: str | os.PathLike, config: SpeechLMConfig) -> None:
